@@ -1,0 +1,42 @@
+# Podwire's entry points. Each sets up what it needs, and is quick when that is there.
+PODWIRE := .venv/bin/podwire
+PYTEST := .venv/bin/pytest
+
+# (what each does: make help)
+.PHONY: lab kubectl test check format bench setup clean help
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+setup:
+	@tools/setup
+
+lab: setup ## a 3-node cluster on this machine, a web app on it, and the proof that its network is flat
+	@$(PODWIRE) lab demo
+
+kubectl: ## a kubectl where none is, built once into the cache and linked into .venv/bin
+	@tools/setup test
+	@ln -sfn "$$(tools/setup kubectl)" .venv/bin/kubectl
+
+test: ## all tests, on a machine with nothing prepared
+	@tools/setup test
+	@tools/run-tests
+
+check: setup ## format, lint, types
+	.venv/bin/ruff format --check podwire tests tools bench
+	.venv/bin/ruff check podwire tests tools bench
+	.venv/bin/mypy
+
+format: setup
+	.venv/bin/ruff format podwire tests tools bench
+	.venv/bin/ruff check --fix podwire tests tools bench
+
+bench: setup ## the lab's and the API server's figures, as JSON in build/bench/
+	@mkdir -p build/bench
+	$(PODWIRE) bench lab --json build/bench/lab.json
+	$(PODWIRE) bench pod --json build/bench/pod.json
+	$(PODWIRE) bench api --json build/bench/api.json
+
+clean: ## remove what make made here (not the cache, not running labs)
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find podwire tests -name __pycache__ -type d -prune -exec rm -rf {} +
