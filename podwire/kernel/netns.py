@@ -1,0 +1,99 @@
+"""Network namespaces: enter one in the calling thread, open sockets inside, write sysctls of one.
+
+A namespace is named by an open file descriptor (from `/proc/PID/ns/net`, `/run/netns/NAME` or SCM_RIGHTS).
+Only the calling thread moves, and it always comes back; a thread that cannot come back must not live on, so
+that failure is fatal for it (RuntimeError).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from podwire.kernel.netlink import KernelError
+
+CLONE_NEWNET = 0x40000000
+
+T = TypeVar("T")
+
+
+def _setns(fd: int) -> None:
+    if hasattr(os, "setns"):
+        os.setns(fd, CLONE_NEWNET)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def open_own() -> int:
+    """Descriptor of the calling thread's own network namespace; the caller closes it."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_path(path: str | os.PathLike[str]) -> int:
+    """Descriptor of the namespace at `path`; the caller closes it. Raises KernelError naming the path."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"open network namespace {os.fspath(path)}", error.errno or 0) from error
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """(device, inode): equal for two descriptors of one namespace."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def inside(fd: int) -> Iterator[None]:
+    """The body runs in the namespace `fd`. Raises KernelError when it is not a namespace (or not ours to enter)."""
+    home = open_own()
+    try:
+        try:
+            _setns(fd)
+        except OSError as error:
+            raise KernelError("enter network namespace", error.errno or 0) from error
+        try:
+            yield
+        finally:
+            try:
+                _setns(home)
+            except OSError as error:
+                raise RuntimeError("thread is stranded in a foreign network namespace") from error
+    finally:
+        os.close(home)
+
+
+def run_inside(fd: int, work: Callable[[], T]) -> T:
+    """The result of `work`, called in the namespace `fd`."""
+    with inside(fd):
+        return work()
+
+
+def write_sysctl(name: str, value: str, root: Path = Path("/proc/sys")) -> bool:
+    """Set a sysctl of the calling thread's namespace (`net/ipv4/ip_forward`); False when it had the value already.
+
+    Reads first, so that repeating it writes nothing. Raises KernelError.
+    """
+    path = root / name
+    try:
+        if path.read_text().strip() == value:
+            return False
+        path.write_text(value)
+    except OSError as error:
+        raise KernelError(f"set sysctl {name}={value}", error.errno or 0) from error
+    return True
+
+
+def read_sysctl(name: str, root: Path = Path("/proc/sys")) -> str:
+    """A sysctl of the calling thread's namespace. Raises KernelError."""
+    try:
+        return (root / name).read_text().strip()
+    except OSError as error:
+        raise KernelError(f"read sysctl {name}", error.errno or 0) from error
