@@ -1,0 +1,84 @@
+"""The agent's settings: defaults, then agent.toml, then PODWIRE_* of the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = Path("/etc/podwire/agent.toml")
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the text names it and its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes)."""
+
+    node_name: str
+    kubeconfig: Path = Path("/etc/podwire/kubeconfig")
+    node_ip: str = ""
+    socket: Path = Path("/run/podwire/cni.sock")
+    conf_dir: Path = Path("/etc/cni/net.d")
+    bin_dir: Path = Path("/opt/cni/bin")
+    state_dir: Path = Path("/var/lib/podwire")
+    shim: Path = Path("/var/cache/podwire/bin/podwire-shim")
+    install_cni: bool = True
+    health_port: int = 9098
+    mtu: int = 1450
+    vxlan_vni: int = 4096
+    vxlan_port: int = 4789
+
+    @property
+    def spool(self) -> Path:
+        return self.state_dir / "cni-spool"
+
+    @property
+    def attachments(self) -> Path:
+        return self.state_dir / "attachments"
+
+
+def load(path: Path = CONFIG_FILE, environment: Mapping[str, str] | None = None, **overrides: Any) -> AgentConfig:
+    """The configuration; `overrides` (from flags) win. Raises ConfigError naming the setting."""
+    environment = os.environ if environment is None else environment
+    settings: dict[str, Any] = {}
+    if path.exists():
+        try:
+            settings = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+    known = {field.name: field.type for field in fields(AgentConfig)}
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"{path}: unknown setting {name!r}")
+    for name in known:
+        if (value := environment.get(f"PODWIRE_{name.upper()}")) is not None:
+            settings[name] = value
+    settings |= {name: value for name, value in overrides.items() if value is not None}
+    if not settings.get("node_name"):
+        raise ConfigError("node_name is not set (agent.toml, PODWIRE_NODE_NAME or --node-name)")
+    return AgentConfig(**{name: _convert(name, str(known[name]), value) for name, value in settings.items()})
+
+
+def _convert(name: str, kind: str, value: Any) -> Any:
+    if kind == "Path":
+        return Path(value)
+    if kind == "int":
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name}: not a number: {value!r}") from None
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() not in ("true", "false", "1", "0"):
+            raise ConfigError(f"{name}: neither true nor false: {value!r}")
+        return str(value).lower() in ("true", "1")
+    if not isinstance(value, str):
+        raise ConfigError(f"{name}: not a text: {value!r}")
+    return value

@@ -1,0 +1,126 @@
+"""Makes the node known to its peers: address and tunnel address, published as annotations of the Node object.
+
+Also opens the attacher, as soon as the node exists and its podCIDR is known. Runs again whenever node or pools change;
+where everything is published it writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from podwire.agent.health import Health
+from podwire.agent.loop import Loop
+from podwire.ipam.claims import Allocator, IpamError
+from podwire.kernel.links import RouteSocket
+from podwire.model.api import Api, ApiError
+from podwire.model.gvr import NODES
+from podwire.model.node import IPV4_ADDRESS, VXLAN_MAC, VXLAN_TUNNEL, Node, derived_mac
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+POD_CIDR_SECONDS = 10.0
+"""How long a podCIDR is waited for before blocks are taken from anywhere in the pools."""
+UPLINK_SKIP = ("lo", "cali", "vxlan.calico", "cbr0", "docker", "veth", "br-", "tunl", "flannel", "kube-ipvs", "cni")
+
+
+def own_address(node_ip: str) -> str:
+    """The node's address with its subnet's length ("172.18.0.2/16"); the first fitting interface's when none is told.
+
+    "" when there is none yet. Raises KernelError.
+    """
+    return _own(node_ip)[1]
+
+
+def uplink(node_ip: str) -> str:
+    """The interface that holds the node's address; "eth0" while there is none. Raises KernelError."""
+    return _own(node_ip)[0] or "eth0"
+
+
+def _own(node_ip: str) -> tuple[str, str]:
+    with RouteSocket() as socket:
+        names = {link.index: link.name for link in socket.links() if link.up}
+        found = [a for a in socket.addresses() if ":" not in a.cidr and a.index in names]
+    for address in found:
+        told = address.cidr.partition("/")[0] == node_ip
+        fits = not node_ip and address.scope == 0 and not names[address.index].startswith(UPLINK_SKIP)
+        if told or fits:
+            return names[address.index], address.cidr
+    return "", ""
+
+
+class Enrolment:
+    """Publishes; `open_attacher` is called once with the allocator."""
+
+    def __init__(
+        self,
+        api: Api,
+        node: str,
+        node_ip: str,
+        loop: Loop,
+        health: Health,
+        open_attacher: Callable[[Allocator], Awaitable[None]],
+    ) -> None:
+        self._api = api
+        self._node = node
+        self._node_ip = node_ip
+        self._loop = loop
+        self._health = health
+        self._open_attacher = open_attacher
+        self._allocator: Allocator | None = None
+        self._pod_cidr = ""
+        self._began = time.monotonic()
+        health.not_ready("node", "not enrolled")
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            seen = self._loop.version
+            try:
+                settled = await self._once()
+            except (ApiError, IpamError) as error:
+                log.warning("enrolment failed error=%s", error)
+                self._health.not_ready("node", str(error))
+                settled = False
+            await self._loop.newer(seen, None if settled else RETRY_SECONDS)
+
+    async def _once(self) -> bool:
+        node = self._loop.nodes.get(self._node)
+        if node is None or not self._loop.pools_known:
+            self._health.not_ready("node", f"node {self._node} or the pools are not known yet")
+            return True  # a change will come
+        if not node.pod_cidrs and time.monotonic() - self._began < POD_CIDR_SECONDS:
+            self._health.not_ready("node", f"node {self._node} has no podCIDR yet")
+            return False
+        allocator = await self._allocator_of(node)
+        wanted = {IPV4_ADDRESS: await asyncio.to_thread(own_address, self._node_ip)}
+        if any(pool.sound and not pool.spec.disabled and pool.encapsulation for pool in self._loop.pools.values()):
+            wanted[VXLAN_TUNNEL] = node.tunnel_address or await allocator.assign_tunnel()
+            wanted[VXLAN_MAC] = derived_mac(self._node)
+        await self._publish(node, {name: value for name, value in wanted.items() if value})
+        self._health.good("node")
+        return bool(wanted[IPV4_ADDRESS])
+
+    async def _allocator_of(self, node: Node) -> Allocator:
+        pod_cidr = next((cidr for cidr in node.pod_cidrs if ":" not in cidr), "")
+        if self._allocator is None or pod_cidr != self._pod_cidr:
+            pools = self._loop.pools
+            fresh = Allocator(
+                self._api,
+                self._node,
+                pod_cidr=pod_cidr,
+                labels=dict(node.metadata.labels),
+                pools=lambda: list(pools.values()),
+            )
+            await self._open_attacher(fresh)
+            self._allocator, self._pod_cidr = fresh, pod_cidr
+        return self._allocator
+
+    async def _publish(self, node: Node, annotations: dict[str, str]) -> None:
+        have = node.metadata.annotations
+        changed = {name: value for name, value in annotations.items() if have.get(name) != value}
+        if changed:
+            await self._api.patch(NODES, self._node, {"metadata": {"annotations": changed}})

@@ -1,0 +1,169 @@
+"""The node daemon, put together: kernel restored, CNI socket served, API followed, CNI files installed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from podwire.agent import health as health_page
+from podwire.agent import recovery
+from podwire.agent.admission import Admission
+from podwire.agent.attach import Attacher, Claims
+from podwire.agent.attachments import Attachments
+from podwire.agent.cnisocket import CniSocket
+from podwire.agent.config import AgentConfig
+from podwire.agent.datapath import NodeDatapath
+from podwire.agent.enrol import Enrolment, uplink
+from podwire.agent.health import Health
+from podwire.agent.loop import Loop, Watcher
+from podwire.agent.reaper import Reaper
+from podwire.agent.wiring import Sockets
+from podwire.calc.routes import RouteCalc
+from podwire.cni import build, install
+from podwire.cni.install import Places
+from podwire.ipam.claims import Allocator
+from podwire.kernel import netlink
+from podwire.kernel.links import RouteSocket
+from podwire.kernel.tables import Nft
+from podwire.kube import kubeconfig
+from podwire.kube.client import Client
+from podwire.model.api import Api
+from podwire.render.routing import Names
+
+log = logging.getLogger(__name__)
+
+RELEASE_SECONDS = 30.0
+
+
+class AgentApi(Watcher, Api, Protocol):
+    """The API with watches that decode: the HTTP client and the fake both are it."""
+
+
+class Agent:
+    """One node's agent. `serve` runs until cancelled; the API client is the caller's."""
+
+    def __init__(self, config: AgentConfig, api: AgentApi) -> None:
+        self._config = config
+        self._api = api
+        self._claims: Claims | None = None
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._complete = False
+        self.health = Health()
+        self._sockets = Sockets()
+        self._records = Attachments(config.attachments)
+        self._admission = Admission(Nft(), self._sockets.elements)
+        self._reaper = Reaper(self._records, self._sockets, self._release)
+        self._attacher = Attacher(
+            config.node_name, config.mtu, self._records, self._sockets, self._admission, self._reaper
+        )
+        self._socket = CniSocket(config.socket, self._attacher.serve)
+
+    async def serve(self) -> None:
+        """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
+        self._event_loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._take_over)
+        server = await health_page.listen(self.health, self._config.health_port)
+        self.health.good("start")
+        names = await asyncio.to_thread(self._names)
+        datapath = NodeDatapath(RouteSocket(), Nft(), names)
+        loop = Loop(self._api, RouteCalc(self._config.node_name), datapath, names, self.health)
+        enrolment = Enrolment(
+            self._api, self._config.node_name, self._config.node_ip, loop, self.health, self._open_attacher
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(loop.run(), name="loop")
+                tasks.create_task(enrolment.run(), name="enrolment")
+                tasks.create_task(self._install(loop), name="install")
+        finally:
+            await server.close()
+            await asyncio.to_thread(self._stop)
+
+    def _names(self) -> Names:
+        config = self._config
+        return Names(uplink=uplink(config.node_ip), vni=config.vxlan_vni, port=config.vxlan_port, mtu=config.mtu)
+
+    def _take_over(self) -> None:
+        self._attacher.boot = recovery.identity()
+        self._records.load()
+        self._complete = recovery.restore(
+            self._records, self._sockets, self._admission, self._reaper, self._attacher.boot
+        )
+        self._reaper.start()
+        self._socket.start()
+
+    def _stop(self) -> None:
+        self._socket.close()
+        self._reaper.stop()
+
+    async def _open_attacher(self, allocator: Allocator) -> None:
+        assert self._event_loop is not None
+        first = self._claims is None
+        if first and self._complete:
+            # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
+            freed = await allocator.release_all_but({record.handle for record in self._records.all()})
+            log.info("left-over addresses released count=%d", len(freed))
+        self._claims = allocator
+        self._attacher.open(allocator, self._event_loop)
+        if first:
+            drain = threading.Thread(
+                target=recovery.drain_spool, args=(self._config.spool, self._attacher), daemon=True
+            )
+            drain.start()
+
+    def _release(self, handle: str) -> None:
+        """For the reaper's thread: raises while there is no allocator or the API does not answer."""
+        if self._claims is None or self._event_loop is None:
+            raise RuntimeError("the agent is not ready")
+        asyncio.run_coroutine_threadsafe(self._claims.release(handle), self._event_loop).result(RELEASE_SECONDS)
+
+    async def _install(self, loop: Loop) -> None:
+        """The CNI configuration appears when pods can be served, and not before: the runtime takes it for readiness."""
+        await loop.applied.wait()
+        while not self.health.ready:
+            await loop.newer(loop.version, 0.05)
+        if self._config.install_cni:
+            places = Places(self._config.conf_dir, self._config.bin_dir, self._config.socket, self._config.spool)
+            changed = await asyncio.to_thread(lambda: install.install(self._shim(), self._config.mtu, places))
+            log.info("cni installed changed=%s", ",".join(map(str, changed)) or "nothing")
+        gc.collect()
+        gc.freeze()
+
+    def _shim(self) -> Path:
+        """The shim that was built beforehand, else one made here. Raises ShimError."""
+        return self._config.shim if self._config.shim.exists() else build.build(self._config.state_dir)
+
+
+def run(config: AgentConfig) -> None:
+    """The daemon: blocks until SIGTERM or SIGINT. Raises what makes the start impossible."""
+    netlink.writes.clear()  # a forked process counts its own writes, not its parent's
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)  # it serves callers that compete with it for the CPU
+    asyncio.run(_run(config))
+
+
+async def _run(config: AgentConfig) -> None:
+    await _file(config.kubeconfig)
+    client = Client(kubeconfig.load(config.kubeconfig), user_agent="podwire-agent")
+    task = asyncio.ensure_future(Agent(config, client).serve())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("agent stopped node=%s", config.node_name)
+    finally:
+        await client.close()
+
+
+async def _file(path: Path) -> None:
+    """Wait for a file that something else puts in place."""
+    while not path.exists():
+        await asyncio.sleep(0.1)

@@ -1,0 +1,101 @@
+"""Gives back what answered DELs left: doomed links (in one go), claimed addresses, records.
+
+An address is released only after the link that used it is gone from the kernel.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from podwire.agent import wiring as wire
+from podwire.agent.attachments import Attachments, Key
+from podwire.agent.wiring import Sockets
+from podwire.kernel.netlink import KernelError
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.02
+RETRY_SECONDS = 1.0
+
+
+class Reaper:
+    """A thread. `release` gives a handle's addresses back and raises when that is not possible now."""
+
+    def __init__(self, records: Attachments, sockets: Sockets, release: Callable[[str], None]) -> None:
+        self._records = records
+        self._sockets = sockets
+        self._release = release
+        self._pending: dict[Key, None] = {}
+        self._guard = threading.Lock()
+        self._round = threading.Lock()
+        self._news = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._news.set()
+        self._thread.join(timeout=5)
+
+    def add(self, key: Key) -> None:
+        """The attachment's record says "deleted": finish it."""
+        with self._guard:
+            self._pending[key] = None
+        self._news.set()
+
+    def wake(self) -> None:
+        """There are doomed links."""
+        self._news.set()
+
+    def finish(self, key: Key) -> None:
+        """Finish one attachment now, in the caller's thread: its identity is wanted again. Raises what went wrong."""
+        with self._round:
+            record = self._records.get(key)
+            if record is not None:
+                wire.reap(self._sockets.route())
+                self._release(record.handle)
+                self._records.remove(key)
+        with self._guard:
+            self._pending.pop(key, None)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._news.wait()
+            self._news.clear()
+            threading.Event().wait(GATHER_SECONDS)  # links that go together share the kernel's grace period
+            if not self._stopped and not self._once():
+                threading.Event().wait(RETRY_SECONDS)
+                self._news.set()
+
+    def _once(self) -> bool:
+        """One round; False when something is left to do."""
+        with self._guard:
+            keys = list(self._pending)
+        done = True
+        with self._round:
+            try:
+                wire.reap(self._sockets.route())
+            except KernelError as error:
+                log.warning("reap failed error=%s", error)
+                return False
+            for key in keys:
+                done &= self._give_back(key)
+        return done
+
+    def _give_back(self, key: Key) -> bool:
+        record = self._records.get(key)
+        try:
+            if record is not None and record.state == "deleted":
+                self._release(record.handle)
+                self._records.remove(key)
+        except Exception as error:  # noqa: BLE001 - whatever the API said: it is tried again
+            log.warning("release failed handle=%s error=%s", record.handle if record else "", error)
+            return False
+        with self._guard:
+            self._pending.pop(key, None)
+        return True

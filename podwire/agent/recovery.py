@@ -1,0 +1,98 @@
+"""What an agent does first: compares its records with the kernel and finishes what its predecessor had begun.
+
+A record says "wiring": the ADD was never answered, so it is undone. "deleted": the reaper takes it up. "ready": route
+and admission are made right if they are not. Links with our names and no record go. DELs that the shim kept while
+nobody answered are done. Where nothing is new, nothing is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from podwire.agent import cnisocket
+from podwire.agent import wiring as wire
+from podwire.agent.admission import Admission
+from podwire.agent.attach import Attacher
+from podwire.agent.attachments import DELETED, READY, WIRING, Attachments
+from podwire.agent.cnisocket import ProtocolError
+from podwire.agent.reaper import Reaper
+from podwire.agent.wiring import DOOMED_PREFIX, Sockets
+from podwire.cni.plan import PREFIX
+from podwire.kernel import netns
+from podwire.kernel.delta import Delta
+from podwire.kernel.links import Link
+from podwire.kernel.reconcile import reconcile
+from podwire.kernel.routes import TYPE_UNICAST, Route
+from podwire.kernel.tables import Routes
+
+log = logging.getLogger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def identity() -> str:
+    """Names this boot and this network namespace: what was wired under another identity is gone with it."""
+    own = netns.open_own()
+    try:
+        return f"{_BOOT_ID.read_text().strip()}/{netns.identity(own)[1]}"
+    finally:
+        os.close(own)
+
+
+def restore(records: Attachments, sockets: Sockets, admission: Admission, reaper: Reaper, boot: str) -> bool:
+    """Bring records and kernel together, before any call is served; whether the records tell of every pod there was.
+
+    Raises KernelError.
+    """
+    for record in records.all(WIRING, READY):
+        if record.state == WIRING or record.boot != boot:
+            records.put(msgspec.structs.replace(record, state=DELETED))
+    admission.restore({(record.host_name, record.address) for record in records.all(READY)})
+    ready = {record.host_name: record.address for record in records.all(READY)}
+    ours = [link for link in sockets.route().links() if _is_ours(link)]
+    for link in ours:
+        if link.name not in ready:
+            log.warning("left-over interface removed name=%s", link.name)
+            wire.doom_host(sockets.route(), link.name, "")
+            reaper.wake()
+    _restore_routes(sockets, {link.index: ready[link.name] for link in ours if link.name in ready})
+    for record in records.all(DELETED):
+        reaper.add(record.key)
+    known = {record.host_name for record in records.all()}
+    return all(link.name in known for link in ours if link.name.startswith(PREFIX))
+
+
+def _is_ours(link: Link) -> bool:
+    return link.kind == "veth" and (link.name.startswith(PREFIX) or link.name.startswith(DOOMED_PREFIX))
+
+
+def _restore_routes(sockets: Sockets, addresses: dict[int, str]) -> None:
+    """Host routes of the pods: every unicast route by one of our host ends is ours."""
+    delta: Delta[str, Route] = Delta()
+    delta.want({f"{address}/32": wire.host_route(address, index) for index, address in addresses.items()})
+    table = Routes(sockets.route(), lambda route: route.type == TYPE_UNICAST and route.index in addresses)
+    for error in reconcile(delta, table):
+        log.error("pod route failed error=%s", error)
+
+
+def drain_spool(directory: Path, attacher: Attacher) -> int:
+    """Do the DELs kept by the shim; how many were done. One that fails stays for the next start."""
+    done = 0
+    for path in sorted(directory.glob("[!.]*")) if directory.is_dir() else []:
+        try:
+            env, stdin = cnisocket.decode_request(path.read_bytes())
+        except ProtocolError as error:
+            log.error("spooled call unreadable file=%s error=%s", path, error)
+            path.rename(path.with_name(f".broken.{path.name}"))
+            continue
+        code, output = attacher.serve(env, stdin, None)
+        if code == 0:
+            path.unlink(missing_ok=True)
+            done += 1
+        else:
+            log.warning("spooled call failed file=%s answer=%s", path, output.decode(errors="replace").strip())
+    return done
