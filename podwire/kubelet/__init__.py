@@ -1,0 +1,1 @@
+"""What kubelet and a CRI runtime do, for a lab: sandboxes, CNI, containers, probes, volumes, logs, streams, images."""
