@@ -1,0 +1,259 @@
+"""What a lab consists of, as plain values: nodes, addresses, subnets; and the checks that a plan must pass.
+
+Pure: text and numbers in, a `LabPlan` out. Reading kind's and containerlab's files is `kindfile`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from ipaddress import IPv4Network, ip_network
+from typing import Any
+
+UNDERLAY = IPv4Network("172.18.0.0/16")
+UNDERLAY6 = "fc00:f853:ccd:e793::"
+GATEWAY = "172.18.0.1"
+OUTSIDE = IPv4Network("203.0.113.0/24")
+OUTSIDE_ADDRESS = "203.0.113.10"
+
+DEFAULT_NAME = "lab"
+DEFAULT_POD_SUBNET = "10.244.0.0/16"
+DEFAULT_SERVICE_SUBNET = "10.96.0.0/12"
+DEFAULT_NODE_MASK = 24
+DEFAULT_MAX_PODS = 110
+MAX_NODES = 100
+
+CONTROL_PLANE = "control-plane"
+WORKER = "worker"
+CONTROL_PLANE_KEY = "node-role.kubernetes.io/control-plane"
+
+_NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+
+
+class PlanError(ValueError):
+    """A lab that cannot be built as asked; the text names the key (and the line, where there is one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """A port of the host that leads to a port of a node."""
+
+    node_port: int
+    host_port: int
+    address: str = "127.0.0.1"
+    protocol: str = "TCP"
+
+
+@dataclass(frozen=True, slots=True)
+class HostMount:
+    """A host file or directory shown inside a node."""
+
+    host_path: str
+    node_path: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node as asked for: what a kind file says of it, before names and addresses are given out."""
+
+    role: str
+    labels: tuple[tuple[str, str], ...] = ()
+    max_pods: int = 0
+    ports: tuple[PortMapping, ...] = ()
+    mounts: tuple[HostMount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabSpec:
+    """A lab as asked for. Empty or zero values stand for the defaults."""
+
+    name: str = ""
+    nodes: tuple[NodeSpec, ...] = ()
+    pod_subnet: str = ""
+    service_subnet: str = ""
+    node_mask: int = 0
+    max_pods: int = 0
+    default_cni: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One node of a plan: its name, place in the underlay, and what its kubelet registers."""
+
+    name: str
+    role: str
+    address: str
+    address6: str
+    labels: tuple[tuple[str, str], ...] = ()
+    tainted: bool = False
+    max_pods: int = DEFAULT_MAX_PODS
+    ports: tuple[PortMapping, ...] = ()
+    mounts: tuple[HostMount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlan:
+    """A lab to build: every name and address decided."""
+
+    name: str
+    nodes: tuple[NodePlan, ...]
+    pod_subnet: str = DEFAULT_POD_SUBNET
+    service_subnet: str = DEFAULT_SERVICE_SUBNET
+    node_mask: int = DEFAULT_NODE_MASK
+    default_cni: bool = True
+    cluster_dns: str = field(default="10.96.0.10")
+    api_service: str = field(default="10.96.0.1")
+
+    @property
+    def control_plane(self) -> NodePlan:
+        """The node that carries the control plane."""
+        return self.nodes[0]
+
+    def node(self, name: str) -> NodePlan | None:
+        """The node of that name, if this lab has it."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+
+def default_nodes(count: int) -> tuple[NodeSpec, ...]:
+    """One control plane and `count` - 1 workers."""
+    if not 1 <= count <= MAX_NODES:
+        raise PlanError(f"--nodes: {count} is not between 1 and {MAX_NODES}")
+    return (NodeSpec(CONTROL_PLANE), *(NodeSpec(WORKER) for _ in range(count - 1)))
+
+
+def check_name(name: str) -> None:
+    """Raise PlanError unless `name` can begin a node's (host) name."""
+    if not _NAME.match(name) or len(name) > 40:
+        raise PlanError(
+            f"name: {name!r} cannot name a lab: lower-case letters, digits, '-' and '.', at most 40, "
+            "beginning and ending with a letter or digit"
+        )
+
+
+def build(spec: LabSpec) -> LabPlan:
+    """Give names and addresses to what was asked for. Raises PlanError."""
+    name = spec.name or DEFAULT_NAME
+    check_name(name)
+    specs = _ordered(spec.nodes or default_nodes(3))
+    pod_subnet = spec.pod_subnet or DEFAULT_POD_SUBNET
+    service_subnet = spec.service_subnet or DEFAULT_SERVICE_SUBNET
+    node_mask = spec.node_mask or _default_mask(pod_subnet)
+    check_subnets(pod_subnet, service_subnet, node_mask, len(specs))
+    services = ip_network(service_subnet)
+    default_max = spec.max_pods or DEFAULT_MAX_PODS
+    nodes = tuple(_place(name, index, node, specs, default_max) for index, node in enumerate(specs))
+    _check_ports(nodes)
+    return LabPlan(
+        name=name,
+        nodes=nodes,
+        pod_subnet=pod_subnet,
+        service_subnet=service_subnet,
+        node_mask=node_mask,
+        default_cni=spec.default_cni,
+        cluster_dns=str(services[10]),
+        api_service=str(services[1]),
+    )
+
+
+def _ordered(specs: tuple[NodeSpec, ...]) -> tuple[NodeSpec, ...]:
+    planes = tuple(node for node in specs if node.role == CONTROL_PLANE)
+    workers = tuple(node for node in specs if node.role == WORKER)
+    if len(planes) != 1:
+        raise PlanError(f"nodes: {len(planes)} nodes have role control-plane; a lab has exactly one")
+    if len(specs) > MAX_NODES:
+        raise PlanError(f"nodes: {len(specs)} nodes are more than the {MAX_NODES} a lab can hold")
+    return planes + workers
+
+
+def _place(lab: str, index: int, spec: NodeSpec, all_specs: tuple[NodeSpec, ...], default_max: int) -> NodePlan:
+    suffix = CONTROL_PLANE if index == 0 else WORKER + ("" if index == 1 else str(index))
+    return NodePlan(
+        name=f"{lab}-{suffix}",
+        role=spec.role,
+        address=str(UNDERLAY[2 + index]),
+        address6=f"{UNDERLAY6}{2 + index:x}",
+        labels=spec.labels,
+        tainted=index == 0 and len(all_specs) > 1,
+        max_pods=spec.max_pods or default_max,
+        ports=spec.ports,
+        mounts=spec.mounts,
+    )
+
+
+def _default_mask(pod_subnet: str) -> int:
+    """/24 as Kubernetes has it; in a subnet too small for that, room for 16 nodes."""
+    try:
+        prefix = ip_network(pod_subnet).prefixlen
+    except ValueError:
+        return DEFAULT_NODE_MASK
+    return DEFAULT_NODE_MASK if prefix <= 20 else min(prefix + 4, 30)
+
+
+def check_subnets(pod_subnet: str, service_subnet: str, node_mask: int, node_count: int) -> None:
+    """Raise PlanError for subnets that are malformed, overlap, or are too small for the nodes."""
+    pods = _network("networking.podSubnet", pod_subnet)
+    services = _network("networking.serviceSubnet", service_subnet)
+    used = (
+        ("networking.podSubnet", pods),
+        ("networking.serviceSubnet", services),
+        ("the node network", UNDERLAY),
+        ("the outside network", OUTSIDE),
+    )
+    for index, (left, one) in enumerate(used):
+        for right, other in used[index + 1 :]:
+            if one.overlaps(other):
+                raise PlanError(f"{left}: {one} overlaps {right} {other}")
+    if pods.prefixlen > 29:
+        raise PlanError(f"networking.podSubnet: {pods} is too small to give every node a subnet")
+    if services.prefixlen > 28:
+        raise PlanError(f"networking.serviceSubnet: {services} is too small: it must hold the cluster DNS address .10")
+    if not pods.prefixlen <= node_mask <= 30:
+        raise PlanError(f"node-cidr-mask-size: {node_mask} is not between podSubnet's /{pods.prefixlen} and /30")
+    if 2 ** (node_mask - pods.prefixlen) < node_count:
+        raise PlanError(
+            f"networking.podSubnet: {pods} is too small: {node_count} nodes with a /{node_mask} each do not fit"
+        )
+
+
+def _network(key: str, text: str) -> IPv4Network:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        raise PlanError(f"{key}: {text!r} is not a subnet in CIDR form ({error})") from None
+    if not isinstance(network, IPv4Network):
+        raise PlanError(f"{key}: {text}: only ipv4 works so far")
+    return network
+
+
+def _check_ports(nodes: tuple[NodePlan, ...]) -> None:
+    taken: dict[tuple[str, int, str], str] = {}
+    for node in nodes:
+        for port in node.ports:
+            key = (port.address, port.host_port, port.protocol)
+            if port.host_port and key in taken:
+                raise PlanError(
+                    f"extraPortMappings: hostPort {port.host_port}/{port.protocol} of {node.name} "
+                    f"is already mapped to {taken[key]}"
+                )
+            taken[key] = node.name
+
+
+def to_dict(plan: LabPlan) -> dict[str, Any]:
+    """The plan as JSON values."""
+    return asdict(plan)
+
+
+def from_dict(value: Mapping[str, Any]) -> LabPlan:
+    """The plan that `to_dict` wrote."""
+    nodes = tuple(
+        replace(
+            NodePlan(**{**node, "labels": (), "ports": (), "mounts": ()}),
+            labels=tuple((key, text) for key, text in node["labels"]),
+            ports=tuple(PortMapping(**port) for port in node["ports"]),
+            mounts=tuple(HostMount(**mount) for mount in node["mounts"]),
+        )
+        for node in value["nodes"]
+    )
+    return LabPlan(**{**value, "nodes": nodes})

@@ -1,0 +1,157 @@
+"""kind's and containerlab's files: what is understood, warned about, refused with line and key."""
+
+from __future__ import annotations
+
+import pytest
+
+from podwire.lab import kindfile
+from podwire.lab.topology import HostMount, LabSpec, NodeSpec, PlanError, PortMapping
+
+HEAD = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"
+
+
+def no_file(name: str) -> str:
+    raise FileNotFoundError(2, "No such file or directory", name)
+
+
+def read(text: str) -> tuple[LabSpec, list[str]]:
+    return kindfile.read(text, "kind.yaml", no_file)
+
+
+def test_the_file_of_the_hands_on_lab() -> None:
+    spec, warnings = read(
+        HEAD + 'networking:\n  podSubnet: "10.244.0.0/16"     # pods\n  serviceSubnet: "10.96.0.0/16"\n'
+        "nodes:\n  - role: control-plane\n  - role: worker\n  - role: worker\n"
+    )
+    assert warnings == []
+    assert spec == LabSpec(
+        nodes=(NodeSpec("control-plane"), NodeSpec("worker"), NodeSpec("worker")),
+        pod_subnet="10.244.0.0/16",
+        service_subnet="10.96.0.0/16",
+    )
+
+
+def test_everything_that_means_something() -> None:
+    spec, warnings = read(
+        HEAD
+        + """name: full
+networking:
+  disableDefaultCNI: true
+  ipFamily: ipv4
+kubeadmConfigPatches:
+- |
+  kind: ClusterConfiguration
+  controllerManager:
+    extraArgs:
+      node-cidr-mask-size: "27"
+- |
+  kind: KubeletConfiguration
+  maxPods: 40
+nodes:
+- role: control-plane
+  extraPortMappings:
+  - containerPort: 30080
+    hostPort: 8080
+    listenAddress: "0.0.0.0"
+    protocol: udp
+  extraMounts:
+  - hostPath: /tmp/a
+    containerPath: /a
+    readOnly: true
+- role: worker
+  labels:
+    zone: a
+  kubeadmConfigPatches:
+  - |
+    kind: JoinConfiguration
+    nodeRegistration:
+      kubeletExtraArgs:
+      - name: max-pods
+        value: "9"
+      - name: node-labels
+        value: "x=y,z="
+"""
+    )
+    assert warnings == []
+    assert (spec.name, spec.default_cni, spec.node_mask, spec.max_pods) == ("full", False, 27, 40)
+    assert spec.nodes[0].ports == (PortMapping(30080, 8080, "0.0.0.0", "UDP"),)
+    assert spec.nodes[0].mounts == (HostMount("/tmp/a", "/a", True),)
+    assert spec.nodes[1].labels == (("zone", "a"), ("x", "y"), ("z", ""))
+    assert spec.nodes[1].max_pods == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nodes: ]", "kind.yaml:1: not YAML"),
+        ("kind: Cluster\n", "needs `kind: Cluster` and `apiVersion: kind.x-k8s.io/v1alpha4`"),
+        ("kind: Cluster\napiVersion: kind.x-k8s.io/v1\n", "kind.yaml:2: apiVersion: must be kind.x-k8s.io/v1alpha4"),
+        (HEAD + "nodes:\n- role: master\n", "kind.yaml:4: nodes[0].role: must be control-plane or worker"),
+        (HEAD + "nodes:\n- role: worker\n", "kind.yaml:4: nodes: no node has role control-plane"),
+        (HEAD + "nodes:\n- role: control-plane\n- role: control-plane\n", "more than one control plane"),
+        (HEAD + "nodes: 3\n", "kind.yaml:3: nodes: must be a list"),
+        (HEAD + "networking:\n  ipFamily: dual\n", "kind.yaml:4: networking.ipFamily: dual does not work yet"),
+        (HEAD + "networking:\n  ipFamily: ipv5\n", "must be ipv4, ipv6 or dual"),
+        (HEAD + "networking:\n  disableDefaultCNI: maybe\n", "networking.disableDefaultCNI: must be true or false"),
+        (
+            HEAD + "networking:\n  podSubnet: a\n  podSubnet: b\n",
+            "kind.yaml:5: networking.podSubnet: stands here twice",
+        ),
+        (HEAD + "nodes:\n- extraPortMappings:\n  - containerPort: 99999\n", "99999 is not a port number"),
+        (HEAD + "nodes:\n- extraMounts:\n  - hostPath: /a\n    containerPath: b\n", "needs containerPath, an absolute"),
+        (HEAD + "---\n" + HEAD, "a second document"),
+        (HEAD + "kubeadmConfigPatches:\n- |\n  a: ]\n", "kind.yaml:5: not YAML"),
+    ],
+)
+def test_refused_with_line_and_key(text: str, words: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        read(text)
+    assert words in str(caught.value)
+
+
+def test_what_means_nothing_is_named_in_a_warning() -> None:
+    _, warnings = read(
+        HEAD
+        + "featureGates: {A: true}\nnetworking:\n  kubeProxyMode: ipvs\nnodes:\n- role: control-plane\n  image: x\n"
+        "  kubeadmConfigPatches:\n  - |\n    kind: InitConfiguration\n    skipPhases: [a]\n"
+    )
+    assert [warning.split(": ")[:2] for warning in warnings] == [
+        ["kind.yaml:3", "featureGates"],
+        ["kind.yaml:5", "networking.kubeProxyMode"],
+        ["kind.yaml:8", "nodes[0].image"],
+        ["kind.yaml:12", "nodes[0].kubeadmConfigPatches[0].skipPhases"],
+    ]
+
+
+def test_a_containerlab_topology_names_the_kind_file() -> None:
+    files = {"k.yaml": HEAD + "name: other\nnetworking:\n  podSubnet: 192.168.0.0/16\n"}
+    text = """name: top
+topology:
+  nodes:
+    pod-network:
+      kind: k8s-kind
+      image: kindest/node:v1.28.0
+      startup-config: k.yaml
+    host:
+      kind: ext-container
+"""
+    spec, warnings = kindfile.read(text, "t.clab.yaml", files.__getitem__)
+    assert (spec.name, spec.pod_subnet) == ("pod-network", "192.168.0.0/16")
+    assert len(warnings) == 2
+    assert any("ext-container" in warning for warning in warnings)
+
+
+def test_a_containerlab_topology_with_a_missing_file_names_it() -> None:
+    text = "topology:\n  nodes:\n    a:\n      kind: k8s-kind\n      startup-config: gone.yaml\n"
+    with pytest.raises(PlanError, match=r"t:5: topology.nodes.a.startup-config: gone.yaml: No such file"):
+        kindfile.read(text, "t", no_file)
+
+
+def test_an_empty_file_is_the_default_lab() -> None:
+    assert read("# nothing\n")[0] == LabSpec()
+
+
+def test_the_node_mask_may_stand_in_a_nodes_own_patch() -> None:
+    patch = "    kind: ClusterConfiguration\n    controllerManager: {extraArgs: {node-cidr-mask-size: '27'}}\n"
+    spec, warnings = read(HEAD + "nodes:\n- role: control-plane\n  kubeadmConfigPatches:\n  - |\n" + patch)
+    assert (spec.node_mask, warnings) == (27, [])

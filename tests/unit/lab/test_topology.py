@@ -1,0 +1,80 @@
+"""Plans: names, addresses, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podwire.lab import topology
+from podwire.lab.topology import HostMount, LabSpec, NodeSpec, PlanError, PortMapping
+
+
+def test_three_nodes_are_named_and_tainted_as_kind_does() -> None:
+    plan = topology.build(LabSpec())
+    assert [node.name for node in plan.nodes] == ["lab-control-plane", "lab-worker", "lab-worker2"]
+    assert [node.address for node in plan.nodes] == ["172.18.0.2", "172.18.0.3", "172.18.0.4"]
+    assert [node.tainted for node in plan.nodes] == [True, False, False]
+    assert (plan.api_service, plan.cluster_dns) == ("10.96.0.1", "10.96.0.10")
+
+
+def test_a_single_node_is_not_tainted() -> None:
+    plan = topology.build(LabSpec(name="one", nodes=topology.default_nodes(1)))
+    assert [(node.name, node.tainted) for node in plan.nodes] == [("one-control-plane", False)]
+
+
+def test_the_control_plane_is_first_wherever_the_file_puts_it() -> None:
+    plan = topology.build(LabSpec(nodes=(NodeSpec("worker"), NodeSpec("control-plane"))))
+    assert [node.role for node in plan.nodes] == ["control-plane", "worker"]
+
+
+def test_workers_are_numbered_from_the_second() -> None:
+    names = [node.name for node in topology.build(LabSpec(nodes=topology.default_nodes(12))).nodes]
+    assert names[1:4] == ["lab-worker", "lab-worker2", "lab-worker3"]
+    assert names[-1] == "lab-worker11"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (LabSpec(name="Bad_Name"), "name: 'Bad_Name'"),
+        (LabSpec(pod_subnet="10.244.0.0"), "too small"),
+        (LabSpec(pod_subnet="nonsense"), "networking.podSubnet: 'nonsense' is not a subnet"),
+        (LabSpec(pod_subnet="10.244.0.1/16"), "host bits set"),
+        (LabSpec(pod_subnet="fd00::/48"), "only ipv4 works so far"),
+        (LabSpec(pod_subnet="10.96.0.0/16"), "networking.podSubnet: 10.96.0.0/16 overlaps networking.serviceSubnet"),
+        (LabSpec(pod_subnet="172.18.4.0/22"), "overlaps the node network"),
+        (LabSpec(service_subnet="203.0.113.0/27"), "overlaps the outside network"),
+        (LabSpec(service_subnet="10.96.0.0/29"), "networking.serviceSubnet: 10.96.0.0/29 is too small"),
+        (LabSpec(pod_subnet="10.244.0.0/23", node_mask=24), "3 nodes with a /24 each do not fit"),
+        (LabSpec(node_mask=12), "node-cidr-mask-size: 12"),
+        (LabSpec(nodes=(NodeSpec("worker"),)), "exactly one"),
+    ],
+)
+def test_refused(spec: LabSpec, words: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        topology.build(spec)
+    assert words in str(caught.value)
+
+
+def test_the_same_host_port_twice_is_refused() -> None:
+    port = PortMapping(80, 8080)
+    with pytest.raises(PlanError, match="8080/TCP of lab-worker is already mapped to lab-control-plane"):
+        topology.build(LabSpec(nodes=(NodeSpec("control-plane", ports=(port,)), NodeSpec("worker", ports=(port,)))))
+
+
+def test_a_small_pod_subnet_gets_a_mask_that_fits() -> None:
+    assert topology.build(LabSpec(pod_subnet="10.244.0.0/22")).node_mask == 26
+
+
+@given(st.integers(1, 100), st.booleans(), st.sampled_from(["", "a", "my-lab"]))
+def test_a_plan_survives_json(count: int, cni: bool, name: str) -> None:
+    nodes = (
+        NodeSpec("control-plane", (("a", "b"),), 7, (PortMapping(80, 8080),), (HostMount("/a", "/b", True),)),
+        *topology.default_nodes(count)[1:],
+    )
+    plan = topology.build(LabSpec(name=name, nodes=nodes, default_cni=cni))
+    assert topology.from_dict(json.loads(json.dumps(topology.to_dict(plan)))) == plan
+    assert len({node.address for node in plan.nodes}) == len({node.name for node in plan.nodes}) == count
