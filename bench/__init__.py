@@ -1,0 +1,1 @@
+"""Measurements: each module answers `measure(runs)` with records (see record.py)."""

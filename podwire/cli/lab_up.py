@@ -1,0 +1,106 @@
+"""`podwire lab up`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from podwire.cli.errors import reported
+from podwire.lab import topology
+from podwire.lab.state import LabState, labs_root
+from podwire.lab.topology import LabPlan, LabSpec, PlanError
+
+
+@click.command()
+@click.option("--name", default="", metavar="NAME", help="The lab's name; its nodes begin with it. [default: lab]")
+@click.option(
+    "--nodes", type=int, default=None, metavar="N", help="Nodes: one control plane and N-1 workers. [default: 3]"
+)
+@click.option(
+    "--config", default="", metavar="FILE", help="A kind cluster file or containerlab topology; - reads stdin."
+)
+@click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the nodes to be Ready.")
+def up(name: str, nodes: int | None, config: str, wait: float) -> None:
+    """Bring a lab up, or make sure that it is: calling it again changes nothing that is right.
+
+    \b
+    podwire lab up
+    podwire lab up --nodes 5 --name five
+    podwire lab up --config kind.yaml
+    """
+    with reported():
+        plan, asked = plan_of(name, nodes, config)
+        say = progress()
+        from podwire.lab.up import up as bring_up
+
+        outcome = bring_up(plan, LabState(plan.name, labs_root()), say, wait=wait, asked=asked)
+    if not outcome.started and outcome.ready:
+        click.echo(f"Lab {plan.name} is up already; nothing was changed.")
+    else:
+        click.echo(hints(outcome.plan, outcome.ready, outcome.seconds))
+    if not outcome.ready and outcome.plan.default_cni:
+        raise SystemExit(1)
+
+
+def plan_of(name: str, nodes: int | None, config: str) -> tuple[LabPlan, bool]:
+    """The plan that flags and file make, and whether they said anything beyond the name. Raises PlanError."""
+    spec = LabSpec()
+    if config:
+        if nodes is not None:
+            raise click.UsageError("--nodes and --config exclude each other: the file says which nodes there are")
+        spec, warnings = read_config(config)
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
+    if name:
+        spec = replace(spec, name=name)
+    if nodes is not None:
+        spec = replace(spec, nodes=topology.default_nodes(nodes))
+    return topology.build(spec), bool(config or nodes is not None)
+
+
+def read_config(config: str) -> tuple[LabSpec, list[str]]:
+    """Read a configuration file, or standard input for `-`."""
+    from podwire.lab import kindfile
+
+    if config == "-":
+        return kindfile.read(sys.stdin.read(), "stdin", lambda path: Path(path).read_text())
+    path = Path(config)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise PlanError(f"{config}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PlanError(f"{config}: is not text") from None
+    return kindfile.read(text, config, lambda other: (path.parent / other).read_text())
+
+
+def progress() -> Callable[[str], None]:
+    """A printer of lines that begin with the seconds since now."""
+    begin = time.monotonic()
+
+    def say(words: str) -> None:
+        click.echo(f"{time.monotonic() - begin:6.2f} s  {words}", err=True)
+
+    return say
+
+
+def hints(plan: LabPlan, ready: bool, seconds: float) -> str:
+    """What to try next."""
+    worker = plan.nodes[-1].name
+    state = "all Ready" if ready else "not all Ready yet"
+    if not plan.default_cni and not ready:
+        state = "waiting for the CNI plugin that you install"
+    return (
+        f"Lab {plan.name}: {len(plan.nodes)} nodes, {state}, {seconds:.1f} s. Try:\n"
+        "  kubectl get nodes -o wide\n"
+        "  kubectl create deployment web --image=nginx --replicas=3\n"
+        "  kubectl get pods -o wide\n"
+        f"  podwire lab exec -it {worker} bash\n"
+        f"  podwire lab status --name {plan.name}\n"
+        f"  podwire lab down --name {plan.name}"
+    )

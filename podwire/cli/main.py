@@ -1,0 +1,49 @@
+"""The `podwire` command: one group, verbs loaded when they are called."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from podwire import __version__
+from podwire.cli.lazy import LazyGroup
+
+VERBS = {
+    "lab": ("podwire.cli.lab", "lab", "A cluster of several nodes on this machine."),
+    "agent": ("podwire.cli.agent", "agent", "The node daemon: addresses, wires and routes of one node's pods."),
+    "cni": ("podwire.cli.cni", "cni", "The CNI plugin's files on one node."),
+    "bench": ("podwire.cli.bench", "bench", "Measure, and write the figures as JSON."),
+}
+
+
+@click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="podwire")
+def group() -> None:
+    """A complete pod network for Kubernetes, and a lab to run it in.
+
+    \b
+    Begin with:
+      podwire lab up          a cluster of three nodes, in seconds
+      kubectl get nodes       your kubectl speaks to it
+      podwire lab down        and nothing is left of it
+    """
+
+
+def main() -> None:
+    """Run the command; an error that is the user's to know is one line on standard error and exit code 1."""
+    try:
+        code = group.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
