@@ -69,6 +69,8 @@ class Request:
     runtime: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     previous: Result | None = None
+    valid: frozenset[tuple[str, str]] | None = None
+    """GC's valid attachments as (container ID, interface); None when the call carries no list."""
 
     @property
     def namespace(self) -> str:
