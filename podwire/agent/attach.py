@@ -28,6 +28,7 @@ from podwire.agent.wiring import Sockets
 from podwire.cni import plan, spec
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request
+from podwire.ipam.wish import Wish
 from podwire.kernel import netns
 from podwire.kernel.netlink import KernelError
 
@@ -39,7 +40,7 @@ CLAIM_SECONDS = 30.0
 class Claims(Protocol):
     """Addresses, as the allocator gives them."""
 
-    async def assign(self, handle: str, attrs: dict[str, str]) -> str: ...
+    async def assign(self, wish: Wish) -> list[str]: ...
     async def release(self, handle: str) -> list[str]: ...
 
 
@@ -47,12 +48,12 @@ class Claims(Protocol):
 class Pending:
     """A claim on its way."""
 
-    future: concurrent.futures.Future[str]
+    future: concurrent.futures.Future[list[str]]
 
     def address(self) -> str:
         """Raises CniError: 11 while the API does not answer or no address is free."""
         try:
-            return self.future.result(CLAIM_SECONDS)
+            return self.future.result(CLAIM_SECONDS)[0]
         except (TimeoutError, concurrent.futures.CancelledError):
             self.future.cancel()
             raise CniError(spec.TRY_AGAIN, "no address claimed in time", f"waited {CLAIM_SECONDS:.0f} s") from None
@@ -190,9 +191,10 @@ class Attacher:
     def _claim(self, record: Attachment) -> Pending:
         assert self._claims is not None
         attributes = {"node": self._node, "namespace": record.namespace, "pod": record.pod}
-        return Pending(self._submit(self._claims.assign(record.handle, {k: v for k, v in attributes.items() if v})))
+        wish = Wish(record.handle, {name: value for name, value in attributes.items() if value})
+        return Pending(self._submit(self._claims.assign(wish)))
 
-    def _submit(self, call: Coroutine[Any, Any, str]) -> concurrent.futures.Future[str]:
+    def _submit(self, call: Coroutine[Any, Any, list[str]]) -> concurrent.futures.Future[list[str]]:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
@@ -222,7 +224,7 @@ class Attacher:
             pending.future.exception(CLAIM_SECONDS)
         except (TimeoutError, concurrent.futures.CancelledError):
             pass
-        address = pending.future.result() if _succeeded(pending.future) else ""
+        address = pending.future.result()[0] if _succeeded(pending.future) else ""
         try:
             wire.doom_host(self._sockets.route(), record.host_name, address)
             if address:
@@ -295,7 +297,7 @@ class Attacher:
         return faults
 
 
-def _succeeded(future: concurrent.futures.Future[str]) -> bool:
+def _succeeded(future: concurrent.futures.Future[list[str]]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 

@@ -22,6 +22,7 @@ import msgspec
 from podwire.ipam import blocks, search, stored
 from podwire.ipam.blocks import Attribute, Block, Reserved
 from podwire.ipam.stored import Held, Lost
+from podwire.ipam.wish import Wish
 from podwire.model.address import Cidr
 from podwire.model.api import Api, ApiError
 from podwire.model.gvr import IPAMCONFIGS, IPPOOLS, NODES
@@ -109,16 +110,17 @@ class Allocator:
     def handle_of(self, container_id: str) -> str:
         return f"{self._network}.{container_id}"
 
-    async def assign(self, handle: str, facts: Mapping[str, str], *, use: str = "Workload") -> str:
-        """An IPv4 address for a handle; `facts` (namespace, pod) are kept with it. Raises IpamError, ApiError."""
-        known = {"node": self._node, "timestamp": self._now(), **facts}
-        addresses = await self._ask(handle, Attribute.of(handle, known), use)
-        return addresses[0]
+    async def assign(self, wish: Wish) -> list[str]:
+        """The addresses of a handle, in the order of the wish's families. Raises IpamError, ApiError."""
+        if wish.families != (4,):
+            raise IpamError(f"handle {wish.handle}: only one IPv4 address can be assigned")
+        known = {"node": self._node, "timestamp": self._now(), **wish.facts}
+        return await self._ask(wish.handle, Attribute.of(wish.handle, known), wish.use)
 
     async def assign_tunnel(self) -> str:
         """The address of the node's VXLAN device. Raises IpamError, ApiError."""
-        handle = f"vxlan-tunnel-addr-{self._node}"
-        return await self.assign(handle, {"type": "vxlanTunnelAddress"}, use="Tunnel")
+        wish = Wish(f"vxlan-tunnel-addr-{self._node}", {"type": "vxlanTunnelAddress"}, use="Tunnel")
+        return (await self.assign(wish))[0]
 
     async def release(self, handle: str) -> list[str]:
         """Free what a handle holds; the addresses, none if it held nothing. Raises IpamError, ApiError."""

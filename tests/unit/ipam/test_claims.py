@@ -10,6 +10,7 @@ import pytest
 
 from podwire.ipam.claims import Allocator, IpamError, NoAddresses
 from podwire.ipam.crds import default_pool
+from podwire.ipam.wish import Wish
 from podwire.kube.client import ApiError
 from podwire.kube.fake import FakeApi
 from podwire.model.block import affinity_name, block_name
@@ -46,14 +47,19 @@ def handles(api: FakeApi) -> set[str]:
     return {obj["spec"]["handleID"] for obj in api.objects(IPAMHANDLES)}
 
 
+async def assign(allocator: Allocator, handle: str, facts: dict[str, str]) -> str:
+    (address,) = await allocator.assign(Wish(handle, facts))
+    return address
+
+
 async def fill(allocator: Allocator, count: int, prefix: str = "h") -> list[str]:
-    return list(await asyncio.gather(*(allocator.assign(f"{prefix}{n}", POD) for n in range(count))))
+    return list(await asyncio.gather(*(assign(allocator, f"{prefix}{n}", POD) for n in range(count))))
 
 
 async def test_first_address_of_a_node_comes_from_its_podcidr() -> None:
     api = await cluster(nodes={"a": "10.244.3.0/24"})
     a = Allocator(api, "a", pod_cidr="10.244.3.0/24", now=lambda: "2026-01-02T03:04:05Z")
-    assert await a.assign(a.handle_of("c1"), POD) == "10.244.3.0"
+    assert await assign(a, a.handle_of("c1"), POD) == "10.244.3.0"
     block = await api.get(IPAMBLOCKS, "10-244-3-0-26")
     assert block["spec"]["affinity"] == "host:a"
     assert block["spec"]["attributes"] == [
@@ -68,20 +74,20 @@ async def test_first_address_of_a_node_comes_from_its_podcidr() -> None:
 async def test_the_same_handle_gets_the_same_address() -> None:
     api = await cluster()
     a = Allocator(api, "a", pod_cidr="10.244.0.0/24")
-    same = await asyncio.gather(*(a.assign("h", POD) for _ in range(5)))
-    assert len(set(same)) == 1 and await a.assign("h", POD) == same[0]
-    assert await Allocator(api, "a").assign("h", POD) == same[0], "also after a restart"
+    same = await asyncio.gather(*(assign(a, "h", POD) for _ in range(5)))
+    assert len(set(same)) == 1 and await assign(a, "h", POD) == same[0]
+    assert await assign(Allocator(api, "a"), "h", POD) == same[0], "also after a restart"
     assert len(allocations(api)) == 1
 
 
 async def test_release_is_harmless_twice_and_rests_the_address() -> None:
     api = await cluster()
     a = Allocator(api, "a", pod_cidr="10.244.0.0/24")
-    first = await a.assign("h", POD)
+    first = await assign(a, "h", POD)
     assert await a.release("h") == [first]
     assert await a.release("h") == [] == await a.release("never heard of")
     assert allocations(api) == {} and handles(api) == set()
-    assert await a.assign("h", POD) != first
+    assert await assign(a, "h", POD) != first
 
 
 async def test_tunnel_address_is_kept_and_survives_the_sweep() -> None:
@@ -122,7 +128,7 @@ async def test_a_podcidr_smaller_than_a_block() -> None:
     api = await cluster(nodes={"a": "10.244.0.16/28"})
     a = Allocator(api, "a", pod_cidr="10.244.0.16/28")
     assert str(await a.ensure_block()) == "10.244.0.16/28"
-    assert await a.assign("h", POD) == "10.244.0.16"
+    assert await assign(a, "h", POD) == "10.244.0.16"
 
 
 async def test_exhaustion_says_what_and_where_and_ends_when_something_is_freed() -> None:
@@ -130,13 +136,13 @@ async def test_exhaustion_says_what_and_where_and_ends_when_something_is_freed()
     a = Allocator(api, "a", pod_cidr="10.244.0.0/28")
     await fill(a, 16)
     with pytest.raises(NoAddresses) as caught:
-        await a.assign("one too many", POD)
+        await assign(a, "one too many", POD)
     text = str(caught.value)
     for words in ("no IP addresses available", "node a", "default-ipv4-ippool (10.244.0.0/28)", "10.244.0.0/28"):
         assert words in text
     assert "one too many" not in handles(api)
     await a.release("h3")
-    assert await a.assign("one too many", POD) == "10.244.0.3"
+    assert await assign(a, "one too many", POD) == "10.244.0.3"
 
 
 async def test_exhaustion_sees_what_others_released() -> None:
@@ -144,35 +150,35 @@ async def test_exhaustion_sees_what_others_released() -> None:
     a = Allocator(api, "a", pod_cidr="10.244.0.0/28")
     await fill(a, 16)
     await Allocator(api, "a").release("h5")
-    assert await a.assign("late", POD) == "10.244.0.5"
+    assert await assign(a, "late", POD) == "10.244.0.5"
 
 
 async def test_no_pool() -> None:
     api = FakeApi()
     with pytest.raises(NoAddresses, match="no enabled IPPool serves it for Workload"):
-        await Allocator(api, "a").assign("h", POD)
+        await assign(Allocator(api, "a"), "h", POD)
     await api.create(IPPOOLS, default_pool("10.244.0.0/16"))
     await api.patch(IPPOOLS, "default-ipv4-ippool", {"spec": {"nodeSelector": "zone == 'x'"}})
     with pytest.raises(NoAddresses):
-        await Allocator(api, "a", labels={"zone": "y"}).assign("h", POD)
-    assert await Allocator(api, "a", labels={"zone": "x"}).assign("h", POD)
+        await assign(Allocator(api, "a", labels={"zone": "y"}), "h", POD)
+    assert await assign(Allocator(api, "a", labels={"zone": "x"}), "h", POD)
     await api.patch(IPPOOLS, "default-ipv4-ippool", {"spec": {"disabled": True}})
     with pytest.raises(NoAddresses):
-        await Allocator(api, "b", labels={"zone": "x"}).assign("h2", POD)
+        await assign(Allocator(api, "b", labels={"zone": "x"}), "h2", POD)
 
 
 async def test_borrowing_and_strict_affinity() -> None:
     api = await cluster("10.244.0.0/27", block_size=28)
     a, b = Allocator(api, "a"), Allocator(api, "b")
     await fill(a, 20)  # both blocks are a's
-    borrowed = await b.assign("mine", POD)
+    borrowed = await assign(b, "mine", POD)
     blocks = {obj["spec"]["cidr"]: obj["spec"]["affinity"] for obj in api.objects(IPAMBLOCKS)}
     assert set(blocks.values()) == {"host:a"} and allocations(api)[borrowed] == "mine"
-    assert await b.assign("mine", POD) == borrowed
+    assert await assign(b, "mine", POD) == borrowed
     assert await Allocator(api, "b").release("mine") == [borrowed]
     await api.create(IPAMCONFIGS, {"metadata": {"name": "default"}, "spec": {"strictAffinity": True}})
     with pytest.raises(NoAddresses, match="strictAffinity"):
-        await b.assign("other", POD)
+        await assign(b, "other", POD)
 
 
 async def test_the_limit_of_blocks_is_an_error_not_a_loan() -> None:
@@ -181,7 +187,7 @@ async def test_the_limit_of_blocks_is_an_error_not_a_loan() -> None:
     a = Allocator(api, "a")
     await fill(a, 8)
     with pytest.raises(NoAddresses, match="limit of 2 blocks"):
-        await a.assign("ninth", POD)
+        await assign(a, "ninth", POD)
 
 
 async def test_reserved_addresses_are_not_assigned() -> None:
@@ -190,7 +196,7 @@ async def test_reserved_addresses_are_not_assigned() -> None:
     api = await cluster()
     low = parse_ip("10.244.0.4")[0]
     a = Allocator(api, "a", pod_cidr="10.244.0.0/24", reserved=lambda number: number < low)
-    assert await a.assign("h", POD) == "10.244.0.4"
+    assert await assign(a, "h", POD) == "10.244.0.4"
 
 
 async def test_a_claim_that_was_cut_off_is_finished() -> None:
@@ -198,11 +204,11 @@ async def test_a_claim_that_was_cut_off_is_finished() -> None:
     a = Allocator(api, "a", pod_cidr="10.244.0.0/24")
     api.fail_next(verb="update", plural="blockaffinities")
     with pytest.raises(ApiError):
-        await a.assign("h", POD)
+        await assign(a, "h", POD)
     affinity = await api.get(BLOCKAFFINITIES, affinity_name("a", "10.244.0.0/26"))
     assert affinity["spec"]["state"] == "pending"
     for again in (a, Allocator(api, "a", pod_cidr="10.244.0.0/24")):
-        assert (await again.assign("h", POD)) == "10.244.0.0"
+        assert (await assign(again, "h", POD)) == "10.244.0.0"
         affinity = await api.get(BLOCKAFFINITIES, affinity_name("a", "10.244.0.0/26"))
         assert affinity["spec"]["state"] == "confirmed"
 
@@ -221,9 +227,9 @@ async def test_a_foreign_block_behind_our_affinity_is_left_alone() -> None:
 async def test_a_block_that_vanished_is_replaced() -> None:
     api = await cluster()
     a = Allocator(api, "a", pod_cidr="10.244.0.0/24")
-    await a.assign("h", POD)
+    await assign(a, "h", POD)
     await api.delete(IPAMBLOCKS, block_name("10.244.0.0/26"))
-    assert await a.assign("other", POD) in allocations(api)
+    assert await assign(a, "other", POD) in allocations(api)
 
 
 class Unsure(FakeApi):
@@ -259,7 +265,7 @@ async def test_rivals_and_lost_answers_never_share_or_leak_an_address(seed: int)
 
     async def pod(node: str, number: int) -> None:
         handle = f"{node}.{number}"
-        address = await retry(lambda: nodes[node].assign(handle, POD))
+        address = await retry(lambda: assign(nodes[node], handle, POD))
         if address is None:
             return
         assert address not in live, f"{address} belongs to {live.get(address)}"
@@ -297,7 +303,7 @@ POD_CIDRS = {"a": "10.244.0.0/27", "b": "10.244.0.32/27", "c": "10.244.0.64/28",
 async def test_many_nodes_claim_from_one_pool_without_a_lost_update() -> None:
     api = await cluster("10.0.0.0/16", block_size=28)
     nodes = [Allocator(api, f"node-{n}") for n in range(60)]
-    got = await asyncio.gather(*(node.assign(f"{at}.{n}", POD) for at, node in enumerate(nodes) for n in range(20)))
+    got = await asyncio.gather(*(assign(node, f"{at}.{n}", POD) for at, node in enumerate(nodes) for n in range(20)))
     assert len(set(got)) == 1200 == len(allocations(api))
     owners = [obj["spec"]["affinity"] for obj in api.objects(IPAMBLOCKS)]
     assert len(owners) == 120 and len(set(owners)) == 60
