@@ -109,9 +109,9 @@ def unauthorized() -> StatusError:
     return StatusError(401, "Unauthorized", "Unauthorized")
 
 
-def method_not_allowed() -> StatusError:
+def method_not_allowed(why: str = "") -> StatusError:
     message = "the server does not allow this method on the requested resource"
-    return StatusError(405, "MethodNotAllowed", message)
+    return StatusError(405, "MethodNotAllowed", f"{message}: {why}" if why else message)
 
 
 def not_acceptable(accepted: Sequence[str]) -> StatusError:

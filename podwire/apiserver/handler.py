@@ -182,7 +182,7 @@ class ApiHandler:
         if target.subresource:
             return await self._subresource(request, target, user)
         if verb not in target.resource.verbs:
-            raise method_not_allowed()
+            raise method_not_allowed(target.resource.read_only)
         if verb == "get":
             return self._get(request, target)
         if verb == "list":

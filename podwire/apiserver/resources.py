@@ -102,6 +102,7 @@ class Resource:
     is_custom: bool = False
     list_kind: str = ""
     warning: str = ""  # said in every answer
+    read_only: str = ""  # why there is nothing to write, and what to write instead
 
     @property
     def storage(self) -> str:

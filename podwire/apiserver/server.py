@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podwire.apiserver import custom
+from podwire.apiserver import custom, workloads
 from podwire.apiserver.addresses import ServiceAddresses
 from podwire.apiserver.durations import seconds_of
 from podwire.apiserver.errors import StatusError
@@ -96,7 +96,8 @@ async def start(config: ApiServerConfig) -> ApiServer:
     """Open the database, write what must exist, listen. Raises disk.StorageError, OSError."""
     store = Store(config.database)
     store.start()
-    registry = Registry((*BUILT_IN, custom.RESOURCE))
+    registry = Registry((*BUILT_IN, custom.RESOURCE, workloads.RESOURCE))
+    workloads.follow(store)
     rest = Rest(store, registry, ServiceAddresses(config.service_subnet, store))
     kinds = custom.CustomKinds(rest)
     kinds.resume()

@@ -53,3 +53,5 @@ BLOCKAFFINITIES = GVR("projectcalico.org", "v3", "blockaffinities", "BlockAffini
 IPAMHANDLES = GVR("projectcalico.org", "v3", "ipamhandles", "IPAMHandle", namespaced=False)
 IPAMCONFIGS = GVR("projectcalico.org", "v3", "ipamconfigurations", "IPAMConfiguration", namespaced=False)
 IPRESERVATIONS = GVR("projectcalico.org", "v3", "ipreservations", "IPReservation", namespaced=False)
+WORKLOADENDPOINTS = GVR("projectcalico.org", "v3", "workloadendpoints", "WorkloadEndpoint")
+INSTALLATIONS = GVR("operator.tigera.io", "v1", "installations", "Installation", namespaced=False)
