@@ -58,6 +58,8 @@ class WebSocket:
         self._ready: list[bytes] = []
         self._parts: list[bytes] = []
         self._over = False
+        self.heard = asyncio.Event()
+        """Set when anything has come from the client, be it the answer to a ping (while somebody receives)."""
 
     async def receive(self) -> bytes | None:
         """The next whole message; None after a close, a broken connection or broken framing."""
@@ -73,13 +75,15 @@ class WebSocket:
             if not data:
                 self._over = True
                 return None
+            self.heard.set()
             try:
                 self._connection.receive_data(data)
                 await self._take_events()
             except RemoteProtocolError as error:
                 self._over = True
                 if error.event_hint is not None:
-                    await self._write(self._connection.send(error.event_hint))
+                    with suppress(LocalProtocolError, ConnectionError):
+                        await self._write(self._connection.send(error.event_hint))
             except ConnectionError:
                 self._over = True
 
@@ -95,7 +99,8 @@ class WebSocket:
                     self._ready.append(b"".join(self._parts))
                     self._parts.clear()
             elif isinstance(event, Ping):
-                await self._write(self._connection.send(event.response()))
+                with suppress(LocalProtocolError):  # after our close nothing more may be said
+                    await self._write(self._connection.send(event.response()))
             elif isinstance(event, CloseConnection):
                 self._over = True
                 with suppress(LocalProtocolError):
@@ -106,6 +111,13 @@ class WebSocket:
         try:
             message = TextMessage(data=data.decode()) if text else BytesMessage(data=data)
             await self._write(self._connection.send(message))
+        except LocalProtocolError as error:
+            raise BrokenPipeError("the WebSocket is closed") from error
+
+    async def ping(self) -> None:
+        """Ask the client for a sign of life; `heard` tells that it came. Raises ConnectionError."""
+        try:
+            await self._write(self._connection.send(Ping()))
         except LocalProtocolError as error:
             raise BrokenPipeError("the WebSocket is closed") from error
 

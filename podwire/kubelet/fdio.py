@@ -7,17 +7,25 @@ import os
 CHUNK = 64 << 10
 
 
-async def read(fd: int) -> bytes:
-    """Some bytes; b"" at the end. A terminal whose last process has gone (EIO) is at its end. `fd` is non-blocking."""
-    while True:
+def read_now(fd: int) -> bytes:
+    """Some bytes; b"" at the end. A terminal whose last process has gone (EIO) is at its end. `fd` is non-blocking;
+    raises BlockingIOError when there is nothing yet."""
+    for _ in range(2):  # the kernel may say EIO while a process's last words are still queued: the next read has them
         try:
             return os.read(fd, CHUNK)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ECONNRESET):
+                raise
+    return b""
+
+
+async def read(fd: int) -> bytes:
+    """`read_now` as soon as there is something."""
+    while True:
+        try:
+            return read_now(fd)
         except BlockingIOError:
             await _ready(fd, writing=False)
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.ECONNRESET):
-                return b""
-            raise
 
 
 async def write(fd: int, data: bytes) -> None:

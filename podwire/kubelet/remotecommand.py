@@ -32,6 +32,8 @@ NAMES = {"stdin": STDIN, "stdout": STDOUT, "stderr": STDERR, "error": ERROR, "re
 _STREAMS_WITHIN = 30.0
 _DRAIN = 1.0
 _LINGER = 5.0
+_ANSWER_WITHIN = 5.0
+_OPENING = 0.01
 
 
 class Refused(Exception):
@@ -186,11 +188,19 @@ class Sizes:
         return sizes
 
 
+@dataclass(slots=True)
+class _Moved:
+    """How far the outputs are, to tell silence from a client that takes its time."""
+
+    count: int = 0
+    sending: int = 0
+
+
 async def converse(link: Link, process: Process, asked: Options, *, kill: bool) -> int | None:
     """Carry bytes both ways until the process ends (its exit code) or the client goes (None)."""
     tasks: list[asyncio.Task[None]] = []
     outputs: list[asyncio.Task[None]] = []
-    moved = [0]
+    moved = _Moved()
     ours = {fd for fd in (process.stdin, process.stdout, process.stderr) if fd is not None}
     for ours_fd in ours:
         os.set_blocking(ours_fd, False)
@@ -209,11 +219,11 @@ async def converse(link: Link, process: Process, asked: Options, *, kill: bool) 
         if not ending.done():
             return None
         while outputs:
-            before = moved[0]
+            before = moved.count
             done, _ = await asyncio.wait([*outputs, leaving], timeout=_DRAIN, return_when=asyncio.FIRST_COMPLETED)
             outputs = [task for task in outputs if not task.done()]
             # what a process left behind holds the streams open; only its silence tells that nothing more is coming
-            if link.failed.is_set() or (not done and moved[0] == before):
+            if link.failed.is_set() or (not done and moved.count == before and not moved.sending):
                 break
         return ending.result()
     finally:
@@ -241,13 +251,17 @@ async def _feed(link: Link, fd: int, ours: set[int], *, half: bool) -> None:
             os.close(fd)
 
 
-async def _drain(link: Link, channel: int, fd: int, wanted: bool, moved: list[int]) -> None:
+async def _drain(link: Link, channel: int, fd: int, wanted: bool, moved: _Moved) -> None:
     with suppress(OSError):
         while data := await fdio.read(fd):
-            moved[0] += len(data)
+            moved.count += 1
             if wanted:
-                await link.write(channel, data)
-                moved[0] += len(data)
+                moved.sending += 1
+                try:
+                    await link.write(channel, data)
+                finally:
+                    moved.sending -= 1
+                moved.count += 1
 
 
 async def _resize(link: Link, process: Process) -> None:
@@ -346,19 +360,46 @@ class WebSocketLink(_Conversation):
         self._base64 = websocket.is_base64(protocol)
         self._incoming: dict[int, asyncio.Queue[bytes]] = {STDIN: asyncio.Queue(8), RESIZE: asyncio.Queue(8)}
         self._finished = False
+        self._greeted = asyncio.Event()
         self.failed = asyncio.Event()
 
     async def converse(self, start: Callable[[], Awaitable[Process]], asked: Options, kill: bool) -> None:
-        # an empty message tells the client that the connection stands
-        await self.write(STDOUT if asked.stdout else STDERR if asked.stderr else ERROR, b"")
         receiving = asyncio.create_task(self._receive(asked))
+        greeting = asyncio.create_task(self._greet(asked))
         try:
             await self.run_process(start, asked, kill)
         finally:
-            receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
+            for task in (greeting, receiving):
+                task.cancel()
+            await asyncio.gather(greeting, receiving, return_exceptions=True)
+
+    async def _greet(self, asked: Options) -> None:
+        """Say that the connection stands, by an empty message, before anything else is said. kubectl before 1.34 reads
+        while it is still opening its streams, and throws away what comes for one that is not open (the output, or how
+        it ended): so it gets nothing before it has answered a ping or sent input. The process starts meanwhile."""
+        try:
+            if self._protocol.startswith("v5."):
+                await self._socket.ping()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ANSWER_WITHIN):
+                        await _first(self._socket.heard.wait(), self.failed.wait())
+                await asyncio.sleep(_OPENING)  # reading, it answers; opening takes it microseconds
+            await self._send(STDOUT if asked.stdout else STDERR if asked.stderr else ERROR, b"")
+        except ConnectionError:
+            pass  # receiving sees it too
+        finally:
+            self._greeted.set()
 
     async def _receive(self, asked: Options) -> None:
+        try:
+            await self._take_messages(asked)
+        finally:
+            self.failed.set()
+            for queue in self._incoming.values():
+                if not queue.full():
+                    queue.put_nowait(b"")
+
+    async def _take_messages(self, asked: Options) -> None:
         open_channels = {channel for channel, on in ((STDIN, asked.stdin), (RESIZE, asked.tty)) if on}
         while (message := await self._socket.receive()) is not None:
             try:
@@ -373,15 +414,15 @@ class WebSocketLink(_Conversation):
                 await self._incoming[channel].put(data)
                 if not data:
                     open_channels.discard(channel)
-        self.failed.set()
-        for queue in self._incoming.values():
-            if not queue.full():
-                queue.put_nowait(b"")
 
     async def read(self, channel: int) -> bytes:
         return await self._incoming[channel].get()
 
     async def write(self, channel: int, data: bytes) -> None:
+        await self._greeted.wait()
+        await self._send(channel, data)
+
+    async def _send(self, channel: int, data: bytes) -> None:
         for piece in websocket.split(data) if data else (b"",):
             message = websocket.encode_message(channel, piece, base64_text=self._base64)
             await self._socket.send(message, text=self._base64)

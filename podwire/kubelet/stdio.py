@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from podwire.kubelet import fdio
 from podwire.kubelet.logs import LogFile
 
 log = logging.getLogger(__name__)
@@ -146,10 +147,10 @@ class Streams:
         if fd < 0:
             return False
         try:
-            chunk = os.read(fd, _CHUNK)
+            chunk = fdio.read_now(fd)
         except BlockingIOError:
             return False
-        except OSError:  # EIO: the last process with this terminal is gone
+        except OSError:
             chunk = b""
         if not chunk:
             self._finish(name)

@@ -94,6 +94,30 @@ async def test_our_close_waits_for_the_clients_answer() -> None:
     assert await server.receive() is None
 
 
+async def test_a_ping_that_crosses_our_close_breaks_nothing() -> None:
+    server, client = await ends()
+    await server.close()
+    client.send(Ping(b""))
+    client.send(BytesMessage(b"late"))
+    client.send(CloseConnection(1000))
+    assert await server.receive() == b"late"
+    assert await server.receive() is None
+    with pytest.raises(ConnectionError):
+        await server.ping()
+
+
+async def test_a_sign_of_life() -> None:
+    server, client = await ends()
+    await server.ping()
+    ping = await client.next()
+    assert isinstance(ping, Ping) and not server.heard.is_set()
+    receiving = asyncio.create_task(server.receive())
+    client.send(ping.response())
+    await asyncio.wait_for(server.heard.wait(), 10)
+    client.send(BytesMessage(b"next"))
+    assert await receiving == b"next"
+
+
 async def test_too_large_a_message_and_broken_framing_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "MESSAGE_LIMIT", 100)
     server, client = await ends()

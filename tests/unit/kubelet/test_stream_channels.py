@@ -1,4 +1,4 @@
-"""WebSocket forms that kubectl does not use but other clients do: base64 exec, port-forward by channels."""
+"""The WebSocket alone: forms that kubectl does not use (base64 exec, port-forward by channels); how v5 begins."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from podwire.http.server import Peer, Request, Response, Takeover
+from podwire.kubelet import remotecommand
+from podwire.kubelet.runtime import RuntimeFailure
 from podwire.kubelet.stream import RunningContainer, handler
 
 
@@ -51,6 +54,8 @@ class Lookup:
         return RunningContainer("c", False, True, (Path("/nonexistent"),), cat, "") if pod == "p" else None
 
     async def exec(self, container_id: str, argv: list[str], *, tty: bool, stdin: bool) -> Echo:
+        if argv == ["missing"]:
+            raise RuntimeFailure("executable file not found")
         return cat()
 
 
@@ -68,17 +73,26 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer, self.connection = reader, writer, Connection(ConnectionType.CLIENT)
 
-    def send(self, event: BytesMessage | TextMessage | CloseConnection) -> None:
+    def send(self, event: BytesMessage | TextMessage | CloseConnection | Pong) -> None:
         self.writer.write(self.connection.send(event))
 
     async def next(self) -> bytes | str | None:
-        """The next message; None for the close, which is answered."""
+        """The next message; None for the close, which is answered, as pings are."""
+        while True:
+            event = await self.event()
+            if isinstance(event, CloseConnection):
+                self.send(event.response())
+                return None
+            if isinstance(event, Ping):
+                self.send(event.response())
+                continue
+            return bytes(event.data) if isinstance(event, BytesMessage) else str(event.data)  # type: ignore[attr-defined]
+
+    async def event(self) -> object:
+        """The next event, nothing answered."""
         while True:
             for event in self.connection.events():
-                if isinstance(event, CloseConnection):
-                    self.send(event.response())
-                    return None
-                return bytes(event.data) if isinstance(event, BytesMessage) else str(event.data)  # type: ignore[attr-defined]
+                return event
             self.connection.receive_data(await asyncio.wait_for(self.reader.read(65536), 10) or None)
 
 
@@ -112,6 +126,29 @@ async def test_v5_closes_stdin_and_tells_success() -> None:
         status = await client.next()
         assert isinstance(status, bytes) and status[0] == 3 and json.loads(status[1:])["status"] == "Success"
         assert await client.next() is None
+
+
+@pytest.mark.parametrize("argv", ["cat", "missing"])
+async def test_a_v5_client_hears_nothing_before_it_answers(argv: str) -> None:
+    """kubectl before 1.34 throws away what comes while it is opening its streams."""
+    async with served(request("/exec/d/p/c", "v5.channel.k8s.io", command=argv, input="1", output="1")) as client:
+        ping = await client.event()
+        assert isinstance(ping, Ping)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.event(), 0.1)
+        client.send(ping.response())
+        client.send(BytesMessage(b"\x00hello"))
+        assert await client.next() == b"\x01"
+        said = await client.next()
+        assert isinstance(said, bytes)
+        assert said == b"\x01hello" if argv == "cat" else b"executable file not found" in said
+
+
+async def test_a_v5_client_that_answers_no_ping_is_served_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remotecommand, "_ANSWER_WITHIN", 0.05)
+    async with served(request("/exec/d/p/c", "v5.channel.k8s.io", command="cat", input="1", output="1")) as client:
+        assert isinstance(await client.event(), Ping)
+        assert await client.event() == BytesMessage(bytearray(b"\x01"))
 
 
 async def test_port_forward_by_channels() -> None:

@@ -6,6 +6,7 @@ A toy API on loopback answers discovery and the pod; what it passes on are ordin
 import asyncio
 import contextlib
 import datetime
+import errno
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import socket
 import ssl
 import subprocess
 import termios
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ from podwire.kubelet.stream import RunningContainer, handler
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = [pytest.mark.skipif(KUBECTL is None, reason="kubectl is not on PATH")]
+WITHIN = 60
+"""Seconds until a step counts as failed. None takes more than a few, however busy the machine."""
 
 POD = {
     "apiVersion": "v1",
@@ -125,22 +129,27 @@ class Lab:
         self, *arguments: str, stdin: bytes | None = None, wire: str = "websocket"
     ) -> tuple[int, bytes, bytes]:
         process = await self.start(*arguments, stdin=stdin is not None, wire=wire)
-        out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+        out, err = await asyncio.wait_for(process.communicate(stdin), WITHIN)
         return process.returncode or 0, out, err
 
-    async def start(self, *arguments: str, stdin: bool, wire: str) -> asyncio.subprocess.Process:
+    async def start(
+        self, *arguments: str, stdin: bool, wire: str, terminal: int | None = None
+    ) -> asyncio.subprocess.Process:
+        """kubectl, running. With a terminal that is its input and output; its errors come by a pipe in any case."""
         on = "true" if wire == "websocket" else "false"
         names = ("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS")
         environment = {**os.environ, "HOME": str(self.home), **dict.fromkeys(names, on)}
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         assert KUBECTL is not None
         return await asyncio.create_subprocess_exec(
             KUBECTL,
             f"--kubeconfig={self.config}",
             *arguments,
             env=environment,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdin=(pipe if stdin else nothing) if terminal is None else terminal,
+            stdout=pipe if terminal is None else terminal,
+            stderr=pipe,
+            start_new_session=terminal is not None,
         )
 
 
@@ -227,13 +236,26 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         child.child.wait()
 
 
+async def said(client: asyncio.subprocess.Process) -> bytes:
+    """kubectl's next line; fails with its errors when it has ended or says nothing."""
+    assert client.stdout is not None and client.stderr is not None
+    line = b""
+    with contextlib.suppress(TimeoutError):
+        line = await asyncio.wait_for(client.stdout.readline(), WITHIN)
+    if not line:
+        with contextlib.suppress(ProcessLookupError):
+            client.kill()
+        pytest.fail(f"kubectl said nothing more; its errors: {await client.stderr.read()!r}")
+    return line
+
+
 both = pytest.mark.parametrize("wire", ["websocket", "spdy"])
 
 
 @both
 async def test_exec_gives_output_errors_and_exit_code(lab: Lab, wire: str) -> None:
     code, out, err = await lab.run("exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7", wire=wire)
-    assert (code, out) == (7, b"out\n")
+    assert (code, out) == (7, b"out\n"), err
     assert err.startswith(b"err\n") and b"exit code 7" in err
 
 
@@ -251,14 +273,14 @@ async def test_exec_closes_stdin_when_the_client_does(lab: Lab, wire: str) -> No
 @both
 async def test_exec_of_a_missing_program_says_so(lab: Lab, wire: str) -> None:
     code, out, err = await lab.run("exec", "web", "--", "no-such-program", wire=wire)
-    assert code == 1 and out == b""
+    assert (code, out) == (1, b""), err
     assert b"executable file not found" in err
 
 
 @both
 async def test_exec_in_a_missing_container_is_refused(lab: Lab, wire: str) -> None:
     code, _, err = await lab.run("exec", "web", "-c", "nope", "--", "true", wire=wire)
-    assert code == 1 and b"nope" in err
+    assert code == 1 and b"nope" in err, (code, err)
 
 
 @both
@@ -278,52 +300,57 @@ async def test_large_transfers_arrive_whole(lab: Lab, wire: str, tmp_path: Path)
 async def test_a_process_ends_with_its_client(lab: Lab, wire: str) -> None:
     client = await lab.start("exec", "web", "--", "sh", "-c", "echo on; exec sleep 60", stdin=False, wire=wire)
     assert client.stdout is not None
-    assert await asyncio.wait_for(client.stdout.readline(), 20) == b"on\n"
+    assert await said(client) == b"on\n"
     client.kill()
     await client.wait()
-    assert await asyncio.wait_for(lab.lookup.children[0].wait(), 10) == 128 + signal.SIGKILL
+    assert await asyncio.wait_for(lab.lookup.children[0].wait(), WITHIN) == 128 + signal.SIGKILL
 
 
 @both
 async def test_output_left_open_by_a_background_process_does_not_hold_the_client(lab: Lab, wire: str) -> None:
-    code, out, _ = await lab.run("exec", "web", "--", "sh", "-c", "sleep 30 & echo done", wire=wire)
-    assert (code, out) == (0, b"done\n")
+    started = time.monotonic()
+    code, out, err = await lab.run("exec", "web", "--", "sh", "-c", f"sleep {2 * WITHIN} & echo done", wire=wire)
+    assert (code, out) == (0, b"done\n"), err
+    assert time.monotonic() - started < WITHIN
 
 
 @both
 async def test_exec_with_a_terminal_knows_its_size(lab: Lab, wire: str) -> None:
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (31, 97))
-    on = "true" if wire == "websocket" else "false"
-    assert KUBECTL is not None
-    client = await asyncio.create_subprocess_exec(
-        KUBECTL,
-        f"--kubeconfig={lab.config}",
-        *("exec", "-it", "web", "--", "sh", "-c", 'sleep 1; stty size; read x; echo "<$x>"'),
-        env={**os.environ, "HOME": str(lab.home), "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": on},
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
+    command = 'until [ "$(stty size)" = "31 97" ]; do sleep 0.05; done; stty size; read x; echo "<$x>"'
+    client = await lab.start("exec", "-it", "web", "--", "sh", "-c", command, stdin=True, wire=wire, terminal=slave)
     os.close(slave)
     os.set_blocking(master, False)
-    seen = b""
-    async with asyncio.timeout(20):
-        while b"<typed>" not in seen:
-            with contextlib.suppress(BlockingIOError):
-                seen += os.read(master, 4096)
-            if b"31 97" in seen and b"typed" not in seen:
-                os.write(master, b"typed\n")
-            await asyncio.sleep(0.05)
-    assert await asyncio.wait_for(client.wait(), 10) == 0
+    seen, typed, deadline = b"", False, time.monotonic() + WITHIN
+    while (more := terminal_read(master)) is not None and time.monotonic() < deadline:
+        seen += more
+        if b"31 97" in seen and not typed:
+            typed = os.write(master, b"typed\n") > 0
+        await asyncio.sleep(0.02)
+    if more is not None:
+        client.kill()
+    _, err = await asyncio.wait_for(client.communicate(), WITHIN)
     os.close(master)
+    assert client.returncode == 0 and b"<typed>" in seen, (client.returncode, seen, err)
+
+
+def terminal_read(master: int) -> bytes | None:
+    """What there is now; None at the end, which is the second EIO: the first may come before the last bytes."""
+    for _ in range(2):
+        try:
+            return os.read(master, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            assert error.errno == errno.EIO
+    return None
 
 
 @both
 async def test_attach_talks_to_the_container_and_does_not_tell_its_exit_code(lab: Lab, wire: str) -> None:
-    code, out, _ = await lab.run("attach", "-i", "web", stdin=b"hello\n", wire=wire)
-    assert (code, out) == (0, b"got hello\n")
+    code, out, err = await lab.run("attach", "-i", "web", stdin=b"hello\n", wire=wire)
+    assert (code, out) == (0, b"got hello\n"), err
 
 
 @both
@@ -336,16 +363,16 @@ async def test_port_forward_carries_many_connections_and_tells_refusals(lab: Lab
 
     pod = await asyncio.start_server(echo, "127.0.0.1", 0)
     port = pod.sockets[0].getsockname()[1]
-    spare = socket.create_server(("127.0.0.1", 0))
+    spare = socket.socket()  # bound, so that nobody else gets the port, and not listening, so that it refuses
+    spare.bind(("127.0.0.1", 0))
     closed = spare.getsockname()[1]
-    spare.close()
     client = await lab.start("port-forward", "pod/web", f":{port}", f":{closed}", stdin=False, wire=wire)
     assert client.stdout is not None and client.stderr is not None
     try:
         locals_ = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WITHIN):
             while len(locals_) < 2:
-                line = (await client.stdout.readline()).decode()
+                line = (await said(client)).decode()
                 if line.startswith("Forwarding from 127.0.0.1:"):
                     locals_.append(int(line.split(":")[1].split(" ")[0]))
 
@@ -354,22 +381,25 @@ async def test_port_forward_carries_many_connections_and_tells_refusals(lab: Lab
             payload = os.urandom(size)
             writer.write(payload)
             writer.write_eof()
-            assert await asyncio.wait_for(reader.read(-1), 20) == payload
+            assert await asyncio.wait_for(reader.read(-1), WITHIN) == payload
             writer.close()
 
         await asyncio.gather(*(call(size) for size in (1, 1000, 100_000, 2_000_000)))
         reader, writer = await asyncio.open_connection("127.0.0.1", locals_[1])
-        assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert await asyncio.wait_for(reader.read(), WITHIN) == b""
         writer.close()
-        async with asyncio.timeout(20):
-            words = b""
+        words = b""
+        async with asyncio.timeout(WITHIN):
             while b"refused" not in words:
-                words += await client.stderr.readline()
+                line_of_errors = await client.stderr.readline()
+                assert line_of_errors, words
+                words += line_of_errors
     finally:
         with contextlib.suppress(ProcessLookupError):
             client.kill()
         await client.wait()
         pod.close()
+        spare.close()
 
 
 async def test_logs(lab: Lab) -> None:
@@ -384,14 +414,13 @@ async def test_logs(lab: Lab) -> None:
 
 
 async def test_logs_follow(lab: Lab) -> None:
-    client = await lab.start("logs", "-f", "web", "--tail=0", stdin=False, wire="websocket")
-    assert client.stdout is not None
-    await asyncio.sleep(1)
+    client = await lab.start("logs", "-f", "web", "--tail=1", stdin=False, wire="websocket")
+    assert await said(client) == b"three\n"
     with lab.lookup.log.open("a") as file:
         file.write("2026-01-01T00:00:03.000000001Z stdout F four\n")
-    assert await asyncio.wait_for(client.stdout.readline(), 10) == b"four\n"
+    assert await said(client) == b"four\n"
     lab.lookup.log.rename(lab.lookup.log.with_name("0.log.old"))
     lab.lookup.log.write_text("2026-01-01T00:00:04.000000001Z stdout F five\n")
-    assert await asyncio.wait_for(client.stdout.readline(), 10) == b"five\n"
+    assert await said(client) == b"five\n"
     client.kill()
     await client.wait()

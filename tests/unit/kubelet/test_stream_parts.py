@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podwire.kubelet import containerlogs, remotecommand
+from podwire.kubelet import containerlogs, fdio, remotecommand
 from podwire.kubelet.containerlogs import LogOptions, options, render, tail_offset
 from podwire.kubelet.portforward import query_ports
-from podwire.kubelet.remotecommand import Refused, Sizes, outcome
+from podwire.kubelet.remotecommand import Options, Refused, Sizes, outcome
+from podwire.kubelet.runtime import ExecProcess
 from podwire.kubelet.sockets import socket_in
 
 LINE = b"2026-01-01T00:00:01.5Z stdout F text of it"
@@ -96,6 +97,50 @@ def test_the_end_as_each_protocol_says_it() -> None:
     assert broken["reason"] == "InternalError" and "no such program" in broken["message"]
     assert outcome("channel.k8s.io", 0, "") == b""
     assert outcome("v3.channel.k8s.io", 3, "").endswith(b"exit status 3")
+
+
+async def test_the_last_words_of_a_terminal_come_after_its_first_eio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """n_tty_read() looks for data before it looks whether the other end is closed: both may have come in between."""
+    answers: list[bytes | int] = [b"first", errno.EIO, b"last words", errno.EIO, errno.EIO]
+
+    def read(fd: int, size: int) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, int):
+            raise OSError(answer, os.strerror(answer))
+        return answer
+
+    monkeypatch.setattr(fdio.os, "read", read)
+    assert [await fdio.read(-1) for _ in range(3)] == [b"first", b"last words", b""]
+
+
+async def test_a_slow_client_gets_the_whole_output_of_an_ended_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remotecommand, "_DRAIN", 0.02)
+    child = subprocess.Popen(["head", "-c", "60000", "/dev/zero"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    received = bytearray()
+
+    class Slow:
+        failed = asyncio.Event()
+
+        async def read(self, channel: int) -> bytes:
+            return b""
+
+        async def write(self, channel: int, data: bytes) -> None:
+            await asyncio.sleep(0.2)
+            received.extend(data)
+
+        async def finish(self, exit_code: int | None, failure: str) -> None: ...
+
+    async def wait() -> int:
+        return await asyncio.to_thread(child.wait)
+
+    monkeypatch.setattr(fdio, "CHUNK", 20_000)
+    out = os.dup(child.stdout.fileno())
+    process = ExecProcess(None, out, None, lambda rows, columns: None, wait, child.kill)
+    asked = Options(stdin=False, stdout=True, stderr=False, tty=False)
+    assert await remotecommand.converse(Slow(), process, asked, kill=True) == 0
+    child.stdout.close()
+    assert len(received) == 60_000
 
 
 def test_what_a_client_wants_of_a_process() -> None:
