@@ -1,5 +1,8 @@
 """Attachments: which pod interface is wired how. One small file each, so that they outlive the agent.
 
+A chain may have several of our roles for one interface, so each role's *layer* has a record of its own: "" for what
+wires (or admits what another wired), "ipam" for addresses alone, else the role's name.
+
 Written without fsync on purpose: what must survive is the agent; with the machine the wiring itself is lost.
 """
 
@@ -11,8 +14,11 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
+
+from podwire.cni.capabilities import Bandwidth, PortMapping
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +26,19 @@ WIRING = "wiring"  # begun: an address may be claimed, links may exist; nobody h
 READY = "ready"  # the runtime has (or will have) its result
 DELETED = "deleted"  # DEL was answered; links and address are still to be given back
 
-Key = tuple[str, str]
+ROUTED, BRIDGE, CHAINED, IPAM = "routed", "bridge", "chained", "podwire-ipam"
+_LAYERS = {ROUTED: "", BRIDGE: "", CHAINED: "", IPAM: "ipam"}
+
+Key = tuple[str, str, str]  # container ID, interface, layer
 
 
-class Attachment(msgspec.Struct, frozen=True):
-    """One interface of one sandbox."""
+def layer_of(role: str) -> str:
+    return _LAYERS.get(role, role)
+
+
+class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one role did for one interface of one sandbox. `addresses` are bare, `gateways` beside them where the role
+    has some of its own; `bridge` is the bridge's name; `floating` are pairs (outer, inner) of floating addresses."""
 
     container_id: str
     interface: str
@@ -34,16 +48,36 @@ class Attachment(msgspec.Struct, frozen=True):
     pod_mac: str
     mtu: int
     handle: str
-    address: str = ""
+    addresses: tuple[str, ...] = ()
     namespace: str = ""
     pod: str = ""
     uid: str = ""
     state: str = WIRING
     boot: str = ""
+    role: str = ROUTED
+    gateways: tuple[str, ...] = ()
+    bridge: str = ""
+    ports: tuple[PortMapping, ...] = ()
+    limits: Bandwidth | None = None
+    floating: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> Key:
-        return self.container_id, self.interface
+        return self.container_id, self.interface, layer_of(self.role)
+
+    @property
+    def owner(self) -> str:
+        """Its name in tables of host ports and the like."""
+        return f"{self.container_id}/{self.interface}"
+
+
+def decode(raw: bytes) -> Attachment:
+    """A record of this or an earlier release. Raises msgspec.MsgspecError."""
+    fields: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any])
+    if "address" in fields:  # before there were several
+        address = fields.pop("address")
+        fields["addresses"] = [address] if address else []
+    return msgspec.convert(fields, Attachment)
 
 
 class Attachments:
@@ -59,7 +93,9 @@ class Attachments:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(self._directory.glob("*.json")):
             try:
-                record = msgspec.json.decode(path.read_bytes(), type=Attachment)
+                record = decode(path.read_bytes())
+                if path != self._path(record.key):
+                    path.rename(self._path(record.key))
             except (OSError, msgspec.MsgspecError) as error:
                 log.error("attachment unreadable file=%s error=%s", path, error)
                 with contextlib.suppress(OSError):
@@ -97,9 +133,11 @@ class Attachments:
             return [record for record in self._records.values() if not states or record.state in states]
 
     def owner(self, host_name: str, states: Iterable[str] = (WIRING, READY)) -> Attachment | None:
-        """Who has the host end of that name now."""
+        """Whose wiring has the host end of that name now."""
         wanted = tuple(states)
-        return next((record for record in self.all(*wanted) if record.host_name == host_name), None)
+        mine = (record for record in self.all(*wanted) if record.host_name == host_name)
+        return next((record for record in mine if not record.key[2]), None)
 
     def _path(self, key: Key) -> Path:
-        return self._directory / f"{key[0]}.{key[1]}.json"
+        # neither part may contain a colon
+        return self._directory / (":".join(part for part in key if part) + ".json")

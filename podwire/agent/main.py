@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from podwire.agent import health as health_page
-from podwire.agent import recovery
+from podwire.agent import points, recovery, roletable
 from podwire.agent.admission import Admission
-from podwire.agent.attach import Attacher, Claims
+from podwire.agent.attach import Attacher
 from podwire.agent.attachments import Attachments
+from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
 from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
@@ -39,8 +40,6 @@ from podwire.render.routing import Names
 
 log = logging.getLogger(__name__)
 
-RELEASE_SECONDS = 30.0
-
 
 class AgentApi(Watcher, Api, Protocol):
     """The API with watches that decode: the HTTP client and the fake both are it."""
@@ -52,17 +51,19 @@ class Agent:
     def __init__(self, config: AgentConfig, api: AgentApi) -> None:
         self._config = config
         self._api = api
-        self._claims: Claims | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._complete = False
+        self._boot = ""
+        self._claimer = Claimer()
         self.health = Health()
         self._sockets = Sockets()
         self._records = Attachments(config.attachments)
         self._admission = Admission(Nft(), self._sockets.elements)
-        self._reaper = Reaper(self._records, self._sockets, self._release)
-        self._attacher = Attacher(
-            config.node_name, config.mtu, self._records, self._sockets, self._admission, self._reaper
+        self._reaper = Reaper(self._records, self._sockets, self._claimer.release)
+        parts = roletable.Parts(
+            config, self._records, self._sockets, self._admission, self._reaper, self._claimer, lambda: self._boot
         )
+        self._attacher = Attacher(self._records, roletable.build(parts))
         self._socket = CniSocket(config.socket, self._attacher.serve)
 
     async def serve(self) -> None:
@@ -91,11 +92,10 @@ class Agent:
         return Names(uplink=uplink(config.node_ip), vni=config.vxlan_vni, port=config.vxlan_port, mtu=config.mtu)
 
     def _take_over(self) -> None:
-        self._attacher.boot = recovery.identity()
+        points.arm(os.environ.get("PODWIRE_FAULT", ""))
+        self._boot = recovery.identity()
         self._records.load()
-        self._complete = recovery.restore(
-            self._records, self._sockets, self._admission, self._reaper, self._attacher.boot
-        )
+        self._complete = recovery.restore(self._records, self._sockets, self._admission, self._reaper, self._boot)
         self._reaper.start()
         self._socket.start()
 
@@ -105,24 +105,17 @@ class Agent:
 
     async def _open_attacher(self, allocator: Allocator) -> None:
         assert self._event_loop is not None
-        first = self._claims is None
+        first = not self._claimer.ready
         if first and self._complete:
             # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
             log.info("left-over addresses released count=%d", len(freed))
-        self._claims = allocator
-        self._attacher.open(allocator, self._event_loop)
+        self._claimer.open(allocator, self._event_loop)
         if first:
             drain = threading.Thread(
                 target=recovery.drain_spool, args=(self._config.spool, self._attacher), daemon=True
             )
             drain.start()
-
-    def _release(self, handle: str) -> None:
-        """For the reaper's thread: raises while there is no allocator or the API does not answer."""
-        if self._claims is None or self._event_loop is None:
-            raise RuntimeError("the agent is not ready")
-        asyncio.run_coroutine_threadsafe(self._claims.release(handle), self._event_loop).result(RELEASE_SECONDS)
 
     async def _install(self, loop: Loop) -> None:
         """The CNI configuration appears when pods can be served, and not before: the runtime takes it for readiness."""

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable
 
 from podwire.agent import wiring as wire
-from podwire.agent.attachments import Attachments, Key
+from podwire.agent.attachments import DELETED, Attachments, Key
+from podwire.agent.points import reached
 from podwire.agent.wiring import Sockets
 from podwire.kernel.netlink import KernelError
 
@@ -58,7 +59,8 @@ class Reaper:
             record = self._records.get(key)
             if record is not None:
                 wire.reap(self._sockets.route())
-                self._release(record.handle)
+                if record.handle:
+                    self._release(record.handle)
                 self._records.remove(key)
         with self._guard:
             self._pending.pop(key, None)
@@ -90,8 +92,10 @@ class Reaper:
     def _give_back(self, key: Key) -> bool:
         record = self._records.get(key)
         try:
-            if record is not None and record.state == "deleted":
-                self._release(record.handle)
+            if record is not None and record.state == DELETED:
+                if record.handle:
+                    self._release(record.handle)
+                reached("released")
                 self._records.remove(key)
         except Exception as error:  # noqa: BLE001 - whatever the API said: it is tried again
             log.warning("release failed handle=%s error=%s", record.handle if record else "", error)

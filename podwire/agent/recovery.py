@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from podwire.agent import cnisocket
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
-from podwire.agent.attachments import DELETED, READY, WIRING, Attachments
+from podwire.agent.attachments import DELETED, READY, ROUTED, WIRING, Attachments
 from podwire.agent.cnisocket import ProtocolError
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import DOOMED_PREFIX, Sockets
@@ -51,13 +52,14 @@ def restore(records: Attachments, sockets: Sockets, admission: Admission, reaper
     for record in records.all(WIRING, READY):
         if record.state == WIRING or record.boot != boot:
             records.put(msgspec.structs.replace(record, state=DELETED))
-    admission.restore({(record.host_name, record.address) for record in records.all(READY)})
-    ready = {record.host_name: record.address for record in records.all(READY)}
+    wired = [record for record in records.all(READY) if record.role == ROUTED]
+    admission.restore({(record.host_name, address) for record in wired for address in record.addresses})
+    ready = {record.host_name: record.addresses for record in wired}
     ours = [link for link in sockets.route().links() if _is_ours(link)]
     for link in ours:
         if link.name not in ready:
             log.warning("left-over interface removed name=%s", link.name)
-            wire.doom_host(sockets.route(), link.name, "")
+            wire.doom_index(sockets.route(), link.index, ())
             reaper.wake()
     _restore_routes(sockets, {link.index: ready[link.name] for link in ours if link.name in ready})
     for record in records.all(DELETED):
@@ -70,10 +72,11 @@ def _is_ours(link: Link) -> bool:
     return link.kind == "veth" and (link.name.startswith(PREFIX) or link.name.startswith(DOOMED_PREFIX))
 
 
-def _restore_routes(sockets: Sockets, addresses: dict[int, str]) -> None:
+def _restore_routes(sockets: Sockets, addresses: Mapping[int, tuple[str, ...]]) -> None:
     """Host routes of the pods: every unicast route by one of our host ends is ours."""
+    rows = [wire.host_route(address, index) for index, several in addresses.items() for address in several]
     delta: Delta[str, Route] = Delta()
-    delta.want({f"{address}/32": wire.host_route(address, index) for index, address in addresses.items()})
+    delta.want({row.destination: row for row in rows if ":" not in row.destination})
     table = Routes(sockets.route(), lambda route: route.type == TYPE_UNICAST and route.index in addresses)
     for error in reconcile(delta, table):
         log.error("pod route failed error=%s", error)

@@ -10,6 +10,8 @@ import errno
 import secrets
 import threading
 import time
+from collections.abc import Iterable
+from socket import AF_INET, AF_INET6
 
 from podwire.cni import plan
 from podwire.cni.plan import Wiring
@@ -44,7 +46,7 @@ class Sockets(threading.local):
 
 def host_route(address: str, index: int) -> Route:
     """The route to a local pod: by its host end, protocol boot, so that `ip route` prints it bare."""
-    return Route(f"{address}/32", index=index, scope=SCOPE_LINK, protocol=PROTOCOL_BOOT)
+    return Route(plan.host_prefix(address), index=index, scope=SCOPE_LINK, protocol=PROTOCOL_BOOT)
 
 
 def create(socket: RouteSocket, wiring: Wiring, pod_netns: int) -> int:
@@ -69,33 +71,48 @@ def create(socket: RouteSocket, wiring: Wiring, pod_netns: int) -> int:
 
 def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
     """The host's way to the pod. Raises KernelError."""
-    socket.batch(
-        [
-            routes.add_route(host_route(wiring.address, index)),
-            routes.add_neighbour(Neighbour(index, wiring.address, wiring.pod_mac)),
-        ]
-    )
+    if any(plan.family(address) == 6 for address in wiring.addresses):
+        _settings6(wiring.host_name, plan.HOST_SETTINGS6)
+    changes = []
+    for address in wiring.addresses:
+        changes.append(routes.add_route(host_route(address, index)))
+        changes.append(routes.add_neighbour(Neighbour(index, address, wiring.pod_mac)))
+    socket.batch(changes)
 
 
 def address_pod(wiring: Wiring, pod_netns: int) -> None:
-    """Raise the pod's interfaces, give it its address and its way out. Raises KernelError."""
+    """Raise the pod's interfaces, give it its addresses and its ways out. Raises KernelError."""
     with netns.inside(pod_netns):
         inner = RouteSocket()
+        if any(plan.family(address) == 6 for address in wiring.addresses):
+            for name in ("all", "default", "lo"):
+                netns.write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+            _settings6(wiring.pod_name, plan.POD_SETTINGS6)
     with inner:
         index = inner.link_index(wiring.pod_name)
         if index is None:
             raise KernelError(f"find link {wiring.pod_name} in the pod", errno.ENODEV)
-        gateway = f"{plan.GATEWAY}/32"
-        inner.batch(
-            [
-                links.change_link(1, up=True),
-                links.change_link(index, up=True),
-                routes.add_address(Address(index, f"{wiring.address}/32")),
-                routes.add_route(Route(gateway, index=index, scope=SCOPE_LINK)),
-                routes.add_route(Route("0.0.0.0/0", via=plan.GATEWAY, index=index)),
-                routes.add_neighbour(Neighbour(index, plan.GATEWAY, plan.HOST_MAC)),
-            ]
-        )
+        changes = [links.change_link(1, up=True), links.change_link(index, up=True)]
+        for address in wiring.addresses:
+            changes += _way_out(address, index)
+        inner.batch(changes)
+
+
+def _way_out(address: str, index: int) -> list[Message]:
+    """In the pod: the address, and the default route by a gateway whose MAC needs no asking."""
+    gateway = plan.gateway(address)
+    changes = [routes.add_address(Address(index, plan.host_prefix(address)))]
+    if plan.family(address) == 4:
+        changes.append(routes.add_route(Route(plan.host_prefix(gateway), index=index, scope=SCOPE_LINK)))
+    changes.append(routes.add_route(Route(plan.anywhere(address), via=gateway, index=index)))
+    changes.append(routes.add_neighbour(Neighbour(index, gateway, plan.HOST_MAC)))
+    return changes
+
+
+def _settings6(name: str, settings: dict[str, int]) -> None:
+    """IPv6 settings of an interface in the calling thread's namespace. Raises KernelError."""
+    for setting, value in settings.items():
+        netns.write_sysctl(f"net/ipv6/conf/{name}/{setting}", str(value))
 
 
 def await_carrier(socket: RouteSocket, name: str) -> None:
@@ -113,17 +130,22 @@ def await_carrier(socket: RouteSocket, name: str) -> None:
         time.sleep(0.0002)
 
 
-def doom_host(socket: RouteSocket, name: str, address: str) -> bool:
-    """Take the host end out of use: route away, down, renamed, in the group of the doomed. False when it is gone."""
+def doom_host(socket: RouteSocket, name: str, addresses: Iterable[str]) -> bool:
+    """Take the host end out of use: routes away, down, renamed, in the group of the doomed. False when it is gone."""
     index = socket.link_index(name)
     if index is None:
         return False
-    if address:
-        _tolerate(socket, [routes.delete_route(host_route(address, index))], errno.ESRCH, errno.ENODEV)
+    doom_index(socket, index, addresses)
+    return True
+
+
+def doom_index(socket: RouteSocket, index: int, addresses: Iterable[str]) -> None:
+    """The same for an interface known by its index."""
+    gone = [routes.delete_route(host_route(address, index)) for address in addresses]
+    _tolerate(socket, gone, errno.ESRCH, errno.ENODEV)
     doomed = DOOMED_PREFIX + secrets.token_hex(5)
     changes = [links.change_link(index, up=False), links.change_link(index, name=doomed, group=DOOMED_GROUP)]
     _tolerate(socket, changes, errno.ENODEV)
-    return True
 
 
 def doom_pod(name: str, pod_netns: int) -> None:
@@ -158,9 +180,17 @@ def host_faults(socket: RouteSocket, wiring: Wiring) -> list[str]:
         faults.append(f"host interface {wiring.host_name} is down")
     if link.mac != plan.HOST_MAC:
         faults.append(f"host interface {wiring.host_name} has MAC {link.mac}")
-    if host_route(wiring.address, link.index) not in socket.routes():
-        faults.append(f"route to {wiring.address} by {wiring.host_name} is missing")
+    for address in wiring.addresses:
+        if not _has_route(socket, host_route(address, link.index)):
+            faults.append(f"route to {address} by {wiring.host_name} is missing")
     return faults
+
+
+def _has_route(socket: RouteSocket, wanted: Route) -> bool:
+    """By destination and interface: IPv6 knows no scope, and gives a metric of its own."""
+    family = AF_INET6 if ":" in wanted.destination else AF_INET
+    known = {(route.destination, route.via, route.index) for route in socket.routes(family)}
+    return (wanted.destination, wanted.via, wanted.index) in known
 
 
 def pod_faults(wiring: Wiring, pod_netns: int) -> list[str]:
@@ -176,9 +206,10 @@ def pod_faults(wiring: Wiring, pod_netns: int) -> list[str]:
             faults.append(f"interface {wiring.pod_name} is down")
         if link.mac != wiring.pod_mac:
             faults.append(f"interface {wiring.pod_name} has MAC {link.mac} instead of {wiring.pod_mac}")
-        if Address(link.index, f"{wiring.address}/32") not in inner.addresses():
-            faults.append(f"address {wiring.address} is missing on {wiring.pod_name}")
-        default = [route for route in inner.routes() if route.destination == "0.0.0.0/0"]
-        if not any(route.index == link.index for route in default):
-            faults.append(f"default route by {wiring.pod_name} is missing")
+        held = inner.addresses()
+        for address in wiring.addresses:
+            if Address(link.index, plan.host_prefix(address)) not in held:
+                faults.append(f"address {address} is missing on {wiring.pod_name}")
+            if not _has_route(inner, Route(plan.anywhere(address), via=plan.gateway(address), index=link.index)):
+                faults.append(f"default route {plan.anywhere(address)} by {wiring.pod_name} is missing")
         return faults

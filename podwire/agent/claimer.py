@@ -1,0 +1,85 @@
+"""Addresses for the threads that serve CNI calls: the allocator lives on the agent's event loop, they do not."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from podwire.cni import spec
+from podwire.cni.spec import CniError
+from podwire.ipam.wish import Wish
+
+CLAIM_SECONDS = 30.0
+RELEASE_SECONDS = 30.0
+
+T = TypeVar("T")
+
+
+class Claims(Protocol):
+    """Addresses, as the allocator gives them."""
+
+    async def assign(self, wish: Wish) -> list[str]: ...
+    async def release(self, handle: str) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A claim on its way."""
+
+    future: concurrent.futures.Future[tuple[str, ...]]
+
+    def addresses(self) -> tuple[str, ...]:
+        """Raises CniError: 11 while the API does not answer or no address is free."""
+        try:
+            return self.future.result(CLAIM_SECONDS)
+        except concurrent.futures.CancelledError:
+            raise CniError(spec.TRY_AGAIN, "a DEL of the same attachment came meanwhile") from None
+        except TimeoutError:
+            self.future.cancel()
+            raise CniError(spec.TRY_AGAIN, "no address claimed in time", f"waited {CLAIM_SECONDS:.0f} s") from None
+        except Exception as error:
+            raise CniError(spec.TRY_AGAIN, "cannot claim an address", str(error)) from error
+
+    def cancel(self) -> None:
+        """Whoever waits for it goes on with an error; the handle's release gives back what was claimed nevertheless."""
+        self.future.cancel()
+
+
+class Claimer:
+    """The door to the allocator; shut until `open`."""
+
+    def __init__(self) -> None:
+        self._claims: Claims | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self, claims: Claims, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on addresses can be had; `claims` is used on `loop` only."""
+        self._claims, self._loop = claims, loop
+
+    @property
+    def ready(self) -> bool:
+        return self._claims is not None
+
+    def require(self) -> Claims:
+        """Raises CniError 11 while the door is shut."""
+        if self._claims is None:
+            raise CniError(spec.TRY_AGAIN, "the agent is not ready", "it has not yet learned what the cluster holds")
+        return self._claims
+
+    def claim(self, wish: Wish) -> Pending:
+        """Raises CniError 11 while the door is shut."""
+        return Pending(self._submit(self._assign(self.require(), wish)))
+
+    async def _assign(self, claims: Claims, wish: Wish) -> tuple[str, ...]:
+        return tuple(await claims.assign(wish))
+
+    def release(self, handle: str) -> None:
+        """Give back what a handle holds. Raises what went wrong: ApiError, IpamError, TimeoutError, CniError."""
+        self._submit(self.require().release(handle)).result(RELEASE_SECONDS)
+
+    def _submit(self, call: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(call, self._loop)

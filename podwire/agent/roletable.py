@@ -1,0 +1,45 @@
+"""Every role of this agent under its name, put together. A new one gets a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from podwire.agent.admission import Admission
+from podwire.agent.attachments import ROUTED, Attachments
+from podwire.agent.claimer import Claimer
+from podwire.agent.config import AgentConfig
+from podwire.agent.reaper import Reaper
+from podwire.agent.roles import Role
+from podwire.agent.routed import Routed
+from podwire.agent.wiring import Sockets
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What roles are made of. `boot` names this boot and namespace once the agent has taken over."""
+
+    config: AgentConfig
+    records: Attachments
+    sockets: Sockets
+    admission: Admission
+    reaper: Reaper
+    claimer: Claimer
+    boot: Callable[[], str]
+
+
+def build(parts: Parts) -> dict[str, Role]:
+    """The roles by the names that `roles.pick` gives."""
+    config = parts.config
+    return {
+        ROUTED: Routed(
+            config.node_name,
+            config.mtu,
+            parts.records,
+            parts.sockets,
+            parts.admission,
+            parts.reaper,
+            parts.claimer,
+            parts.boot,
+        ),
+    }

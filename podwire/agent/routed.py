@@ -1,0 +1,244 @@
+"""The routed wiring: ADD, DEL, CHECK, GC of a veth pair whose host end is routed to (`cni.plan` says what it is).
+
+ADD: the record is written first, then addresses are claimed through the API while the veth pair is made; the reply
+goes out when the pod is addressed, routed and admitted. Whatever fails is undone. DEL answers when the pod is out of
+use and that is on record; links and addresses are given back by the reaper. The same call may come again at any time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from podwire.agent import wiring as wire
+from podwire.agent.admission import Admission
+from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attachments
+from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
+from podwire.agent.points import reached
+from podwire.agent.reaper import Reaper
+from podwire.agent.wiring import Sockets
+from podwire.cni import capabilities, plan, spec
+from podwire.cni.plan import Wiring
+from podwire.cni.spec import CniError, Request, Result
+from podwire.ipam.wish import Wish
+from podwire.kernel.netlink import KernelError
+
+log = logging.getLogger(__name__)
+
+
+class Routed:
+    """`boot` gives the identity of this boot and namespace, for the record."""
+
+    def __init__(
+        self,
+        node: str,
+        mtu: int,
+        records: Attachments,
+        sockets: Sockets,
+        admission: Admission,
+        reaper: Reaper,
+        claimer: Claimer,
+        boot: Callable[[], str],
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._node = node
+        self._mtu = mtu
+        self._records = records
+        self._sockets = sockets
+        self._admission = admission
+        self._reaper = reaper
+        self._claimer = claimer
+        self._boot = boot
+        self._entropy = entropy
+
+    # -- ADD ------------------------------------------------------------------------------------------------------
+
+    def add(self, request: Request, inner: int) -> Result:
+        key = (request.container_id, request.interface, "")
+        known = self._records.get(key)
+        if known is not None and known.state == READY:
+            if not self._faults(known, inner):
+                return self._result(request, _wiring(known))
+            raise CniError(spec.INTERNAL, "attachment exists but is damaged", "DEL it first")
+        if known is not None:
+            self._reaper.finish(key)
+        planned = plan.routed(request, self._mtu, self._entropy(6))
+        self._evict(planned.host_name)
+        record = self._begin(request, planned)
+        pending = self._claim(record)
+        try:
+            index = self._create(planned, inner)
+            reached("created")
+            complete = replace(planned, addresses=pending.addresses())
+            reached("claimed")
+            wire.address_pod(complete, inner)
+            reached("pod")
+            wire.address_host(self._sockets.route(), complete, index)
+            reached("host")
+            for address in complete.addresses:
+                self._admission.admit((complete.host_name, address))
+            reached("admitted")
+            wire.await_carrier(self._sockets.route(), complete.host_name)
+            self._records.put(msgspec.structs.replace(record, addresses=complete.addresses, state=READY))
+            reached("ready")
+        except BaseException:
+            self._undo(record, pending)
+            raise
+        log.info("attached pod=%s/%s addresses=%s", request.namespace, request.pod, ",".join(complete.addresses))
+        return self._result(request, complete)
+
+    def _result(self, request: Request, wiring: Wiring) -> Result:
+        return plan.result(wiring, request.netns, capabilities.dns(request))
+
+    def _begin(self, request: Request, planned: Wiring) -> Attachment:
+        record = Attachment(
+            container_id=request.container_id,
+            interface=request.interface,
+            network=request.network,
+            netns=request.netns,
+            host_name=planned.host_name,
+            pod_mac=planned.pod_mac,
+            mtu=planned.mtu,
+            handle=plan.handle(request),
+            namespace=request.namespace,
+            pod=request.pod,
+            uid=request.uid,
+            boot=self._boot(),
+        )
+        self._claimer.require()
+        self._records.put(record)
+        reached("recorded")
+        return record
+
+    def _claim(self, record: Attachment) -> Pending:
+        facts = {"node": self._node, "namespace": record.namespace, "pod": record.pod}
+        return self._claimer.claim(Wish(record.handle, {name: value for name, value in facts.items() if value}))
+
+    def _evict(self, name: str) -> None:
+        """A retry of the same pod by another sandbox: the former one loses the name, and its address with its DEL."""
+        owner = self._records.owner(name)
+        if owner is not None:
+            log.warning("host interface taken over name=%s from=%s", name, owner.container_id)
+            self._expel(owner)
+            self._records.put(msgspec.structs.replace(owner, state=DELETED))
+            self._reaper.add(owner.key)
+        if wire.doom_host(self._sockets.route(), name, owner.addresses if owner else ()):
+            self._reaper.wake()
+
+    def _expel(self, record: Attachment) -> None:
+        for address in record.addresses:
+            self._admission.expel((record.host_name, address))
+
+    def _create(self, planned: Wiring, inner: int) -> int:
+        try:
+            return wire.create(self._sockets.route(), planned, inner)
+        except KernelError as error:
+            if error.errno == errno.EEXIST:
+                raise CniError(spec.INTERNAL, f"interface {planned.pod_name} already exists in the pod") from error
+            raise
+
+    def _undo(self, record: Attachment, pending: Pending) -> None:
+        """Everything back; the claim is let finish, so that its release comes after it."""
+        try:
+            pending.future.exception(CLAIM_SECONDS)
+        except (TimeoutError, concurrent.futures.CancelledError):
+            pass
+        addresses = pending.future.result() if _succeeded(pending.future) else ()
+        try:
+            wire.doom_host(self._sockets.route(), record.host_name, addresses)
+            self._expel(msgspec.structs.replace(record, addresses=addresses))
+            self._records.put(msgspec.structs.replace(record, state=DELETED))
+        except (KernelError, OSError) as error:
+            # the record still says "wiring": the next start takes it from there
+            log.error("undo failed interface=%s error=%s", record.host_name, error)
+            return
+        self._reaper.add(record.key)
+
+    # -- DEL ------------------------------------------------------------------------------------------------------
+
+    def delete(self, request: Request, inner: int | None) -> None:
+        # without a record our state is gone, or ADD never came: give back what the names lead to
+        record = self._records.get((request.container_id, request.interface, "")) or self._orphan(request)
+        owner = self._records.owner(record.host_name)
+        if owner is None or owner.key == record.key:  # else the names are someone else's by now
+            self._expel(record)
+            wire.doom_host(self._sockets.route(), record.host_name, record.addresses)
+        reached("doomed")
+        self._records.put(msgspec.structs.replace(record, state=DELETED))
+        reached("deleted")
+        if inner is not None:
+            try:
+                wire.doom_pod(request.interface, inner)
+            except KernelError as error:
+                log.info("pod side not reachable netns=%s error=%s", request.netns, error)
+        self._reaper.add(record.key)
+        log.info("detached pod=%s/%s addresses=%s", record.namespace, record.pod, ",".join(record.addresses))
+
+    def _orphan(self, request: Request) -> Attachment:
+        return Attachment(
+            request.container_id,
+            request.interface,
+            request.network,
+            request.netns,
+            plan.host_name(request),
+            "",
+            0,
+            plan.handle(request),
+            state=WIRING,
+        )
+
+    # -- CHECK ----------------------------------------------------------------------------------------------------
+
+    def check(self, request: Request, inner: int) -> None:
+        if request.previous is None:
+            raise CniError(spec.BAD_CONFIG, "CHECK needs prevResult")
+        record = self._records.get((request.container_id, request.interface, ""))
+        if record is None or record.state != READY:
+            raise CniError(spec.UNKNOWN_CONTAINER, "no such attachment", f"{request.container_id} {request.interface}")
+        faults = self._faults(record, inner)
+        told = [address.address.partition("/")[0] for address in request.previous.ips]
+        if missing := [address for address in record.addresses if address not in told]:
+            faults.append(f"prevResult has {', '.join(told) or 'no address'}, the attachment {', '.join(missing)}")
+        if faults:
+            raise CniError(spec.DRIFT, "the attachment is damaged", "; ".join(faults))
+
+    def _faults(self, record: Attachment, inner: int) -> list[str]:
+        wiring = _wiring(record)
+        faults = wire.host_faults(self._sockets.route(), wiring) + wire.pod_faults(wiring, inner)
+        members = self._admission.members()
+        for address in record.addresses:
+            if (record.host_name, address) not in members:
+                faults.append(f"{record.host_name} with {address} is not admitted")
+        return faults
+
+    # -- GC, STATUS -----------------------------------------------------------------------------------------------
+
+    def collect(self, request: Request) -> None:
+        """Host ends that no record knows."""
+        socket = self._sockets.route()
+        found = [link for link in socket.links() if link.kind == "veth" and link.name.startswith(plan.PREFIX)]
+        # the records after the links: an ADD writes its record before it makes its link
+        known = {record.host_name for record in self._records.all()}
+        for link in found:
+            if link.name not in known:
+                log.warning("left-over interface removed name=%s", link.name)
+                wire.doom_index(socket, link.index, ())
+                self._reaper.wake()
+
+    def status(self, request: Request) -> None:
+        if not self._claimer.ready:
+            raise CniError(spec.UNAVAILABLE, "not ready", "the agent has not yet learned what the cluster holds")
+
+
+def _succeeded(future: concurrent.futures.Future[tuple[str, ...]]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _wiring(record: Attachment) -> Wiring:
+    return Wiring(record.host_name, record.interface, record.pod_mac, record.mtu, record.addresses)
