@@ -58,6 +58,8 @@ class Attacher:
         if request.command == "GC":
             self._collect(request)
             return b""
+        if request.command == "VERSION":
+            raise CniError(spec.BAD_ENVIRONMENT, "VERSION is answered by the plugin's executable")
         with self._alone(request):
             record = self._record(request)
             role = self._role(request, record)

@@ -113,12 +113,17 @@ def _rate(name: str, value: Any) -> int:
 
 def addresses(request: Request) -> tuple[str, ...]:
     """The addresses that the runtime wants the pod to have; prefix lengths are dropped. Raises CniError 7."""
-    args = request.config.get("args")
-    conventional = (args.get("cni") or {}).get("ips") if isinstance(args, Mapping) else None
-    raw = request.runtime.get("ips") or conventional or request.args.get("IP", "").split(",")
+    raw = request.runtime.get("ips") or _conventional(request) or request.args.get("IP", "").split(",")
     if not isinstance(raw, list) or not all(isinstance(text, str) for text in raw):
         raise CniError(BAD_CONFIG, "runtimeConfig.ips is not a list of addresses")
     return tuple(str(_address("runtimeConfig.ips", text)) for text in raw if text)
+
+
+def _conventional(request: Request) -> Any:
+    """`args.cni.ips` of the configuration."""
+    args = request.config.get("args")
+    told = args.get("cni") if isinstance(args, Mapping) else None
+    return told.get("ips") if isinstance(told, Mapping) else None
 
 
 def mac(request: Request) -> str:
@@ -136,10 +141,21 @@ def check_mac(where: str, text: str) -> None:
 
 
 def dns(request: Request) -> dict[str, Any]:
-    """The result's dns: what the runtime gave, else what the configuration says."""
+    """The result's dns: what the runtime gave, else what the configuration says. Raises CniError 7."""
     given = request.runtime.get("dns")
-    if isinstance(given, Mapping):
-        named = {"nameservers": given.get("servers"), "search": given.get("searches"), "options": given.get("options")}
-        return {key: list(value) for key, value in named.items() if value}
-    stated = request.config.get("dns")
-    return dict(stated) if isinstance(stated, Mapping) else {}
+    if given is not None:
+        where, names = "runtimeConfig.dns", {"nameservers": "servers", "search": "searches", "options": "options"}
+    else:
+        given = request.config.get("dns") or {}
+        where, names = "dns", {key: key for key in ("nameservers", "search", "options")}
+    if not isinstance(given, Mapping):
+        raise CniError(BAD_CONFIG, f"{where} is not an object")
+    found: dict[str, Any] = {}
+    for key, source in names.items():
+        words = given.get(source) or []
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise CniError(BAD_CONFIG, f"{where}.{source} is not a list of strings")
+        if words:
+            found[key] = words
+    domain = given.get("domain")
+    return {**found, "domain": domain} if isinstance(domain, str) and domain else found

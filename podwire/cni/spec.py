@@ -1,62 +1,88 @@
 """The CNI contract, pure: environment and stdin → `Request`, or a numbered `CniError`; `Result` → JSON of its version.
 
+Whatever comes in, one of the two goes out: callers are programs of others, and the input is hostile until checked.
 Source: containernetworking/cni SPEC.md 1.1.0 and CONVENTIONS.md; what runtimes really send is in the tests.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+import msgspec
 
-INCOMPATIBLE_VERSION = 1
-UNSUPPORTED_FIELD = 2
-UNKNOWN_CONTAINER = 3
-BAD_ENVIRONMENT = 4
-IO_FAILURE = 5
-DECODE_FAILURE = 6
-BAD_CONFIG = 7
-BAD_NETNS = 8
-TRY_AGAIN = 11
-UNAVAILABLE = 50
-INTERNAL = 999
-DRIFT = 100
-"""CHECK found something else in the kernel than the attachment says."""
+from podwire.cni.errors import (
+    BAD_CONFIG,
+    BAD_ENVIRONMENT,
+    BAD_NETNS,
+    DECODE_FAILURE,
+    DRIFT,
+    INCOMPATIBLE_VERSION,
+    INTERNAL,
+    IO_FAILURE,
+    LIMITED,
+    TRY_AGAIN,
+    UNAVAILABLE,
+    UNKNOWN_CONTAINER,
+    UNSTATED_VERSION,
+    UNSUPPORTED_FIELD,
+    VERSIONS,
+    CniError,
+    older,
+)
+from podwire.cni.result import Address, Destination, Interface, Result, decode, encode
 
+__all__ = [
+    "BAD_CONFIG",
+    "BAD_ENVIRONMENT",
+    "BAD_NETNS",
+    "DECODE_FAILURE",
+    "DRIFT",
+    "INCOMPATIBLE_VERSION",
+    "INTERNAL",
+    "IO_FAILURE",
+    "LIMITED",
+    "TRY_AGAIN",
+    "UNAVAILABLE",
+    "UNKNOWN_CONTAINER",
+    "UNSUPPORTED_FIELD",
+    "VERSIONS",
+    "Address",
+    "CniError",
+    "Destination",
+    "Interface",
+    "Request",
+    "Result",
+    "encode",
+    "parse",
+    "stated_version",
+]
+
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 _IDENTIFIER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
-_REQUIRED = {
-    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+_ATTACHED = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH")
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "ADD": _ATTACHED,
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
-    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    "CHECK": _ATTACHED,
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
     "VERSION": (),
 }
-_SINCE = {"CHECK": "0.4.0"}
-_MAX_IDENTIFIER = 200
-
-
-class CniError(Exception):
-    """A refusal that the runtime shows: code (the spec's below 100), msg, details."""
-
-    def __init__(self, code: int, msg: str, details: str = "") -> None:
-        super().__init__(f"{msg}: {details}" if details else msg)
-        self.code = code
-        self.msg = msg
-        self.details = details
-
-    def encode(self, version: str) -> bytes:
-        answer: dict[str, Any] = {"cniVersion": version or "1.0.0", "code": self.code, "msg": self.msg}
-        if self.details:
-            answer["details"] = self.details
-        return json.dumps(answer).encode() + b"\n"
+_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+_VALID_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
+MAX_IDENTIFIER = 200
+"""Bytes of a container ID or network name: records and the spool name files by them."""
+_MAX_POD_NAME = 253
+_MAX_PATH = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. `args` is CNI_ARGS taken apart; `runtime` is runtimeConfig with lower-case keys throughout."""
+    """One call. `args` is CNI_ARGS taken apart; `runtime` is runtimeConfig with lower-case keys throughout, but for
+    the names of annotations."""
 
     command: str
     version: str
@@ -70,7 +96,7 @@ class Request:
     config: Mapping[str, Any] = field(default_factory=dict)
     previous: Result | None = None
     valid: frozenset[tuple[str, str]] | None = None
-    """GC's valid attachments as (container ID, interface); None when the call carries no list."""
+    """GC's valid attachments as (container ID, interface); None when the call carries no list: nothing is stale."""
 
     @property
     def namespace(self) -> str:
@@ -84,77 +110,43 @@ class Request:
     def uid(self) -> str:
         return self.args.get("K8S_POD_UID", "")
 
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """`sandbox` is CNI_NETNS as given for an interface in the pod, "" for one of the host."""
-
-    name: str
-    mac: str = ""
-    mtu: int = 0
-    sandbox: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """`address` is a CIDR; `interface` an index into the result's interfaces, or None."""
-
-    address: str
-    gateway: str = ""
-    interface: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """A route of the result."""
-
-    dst: str
-    gw: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What an ADD made."""
-
-    interfaces: tuple[Interface, ...] = ()
-    ips: tuple[Address, ...] = ()
-    routes: tuple[Destination, ...] = ()
-    dns: Mapping[str, Any] = field(default_factory=dict)
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """The pod's annotations, where the runtime sends them (containerd does)."""
+        given = self.runtime.get(ANNOTATIONS)
+        return {k: v for k, v in given.items() if isinstance(v, str)} if isinstance(given, dict) else {}
 
 
 def parse(env: Mapping[str, str], stdin: bytes) -> Request:
     """The request. Raises CniError with the spec's code and every fault of the environment in one message."""
     command = env.get("CNI_COMMAND", "")
     if command not in _REQUIRED:
-        raise CniError(BAD_ENVIRONMENT, f"unknown CNI_COMMAND: {command!r}")
-    missing = [name for name in _REQUIRED[command] if not env.get(name)]
-    if missing:
-        raise CniError(BAD_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
-    container_id, interface = env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", "")
-    if command != "VERSION":
-        _check_identifier("CNI_CONTAINERID", container_id, BAD_ENVIRONMENT)
-        _check_interface(interface)
+        raise CniError(BAD_ENVIRONMENT, "unknown CNI_COMMAND", f"{command[:64]!r} is none of {', '.join(_REQUIRED)}")
+    _check_environment(command, env)
     config = _decode_config(stdin)
     version = _version(config)
-    if command in _SINCE and VERSIONS.index(version) < VERSIONS.index(_SINCE[command]):
-        raise CniError(INCOMPATIBLE_VERSION, f"config version {version!r} does not allow {command}")
+    if command in _SINCE and older(version, _SINCE[command]):
+        details = f"{command} exists since {_SINCE[command]}"
+        raise CniError(INCOMPATIBLE_VERSION, f"config version {version!r} does not allow {command}", details)
     if command != "VERSION":
-        if not isinstance(config.get("name"), str) or not config["name"]:
-            raise CniError(BAD_CONFIG, "missing network name")
-        _check_identifier("network name", config["name"], BAD_CONFIG)
-    return Request(
-        command=command,
-        version=version,
-        network=str(config.get("name", "")),
-        container_id=container_id,
-        interface=interface,
-        netns=env.get("CNI_NETNS", ""),
-        role=env.get("PODWIRE_ROLE", "podwire"),
-        args=_parse_args(env.get("CNI_ARGS", "")),
-        runtime=_lower(_mapping(config, "runtimeConfig")),
-        config=config,
-        previous=_decode_previous(config),
-    )
+        _check_network(config)
+    try:
+        return Request(
+            command=command,
+            version=version,
+            network=str(config.get("name", "")),
+            container_id=env.get("CNI_CONTAINERID", ""),
+            interface=env.get("CNI_IFNAME", ""),
+            netns=env.get("CNI_NETNS", ""),
+            role=env.get("PODWIRE_ROLE", "podwire"),
+            args=_parse_args(env.get("CNI_ARGS", "")),
+            runtime=_runtime(_mapping(config, "runtimeConfig")),
+            config=config,
+            previous=None if config.get("prevResult") is None else decode(config["prevResult"]),
+            valid=_valid(config) if command == "GC" else None,
+        )
+    except RecursionError:
+        raise CniError(DECODE_FAILURE, "cannot decode the network configuration", "it is nested too deeply") from None
 
 
 def stated_version(stdin: bytes) -> str:
@@ -165,21 +157,47 @@ def stated_version(stdin: bytes) -> str:
         return "1.0.0"
 
 
+def _check_environment(command: str, env: Mapping[str, str]) -> None:
+    missing = [name for name in _REQUIRED[command] if not env.get(name)]
+    if missing:
+        raise CniError(BAD_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
+    if "CNI_IFNAME" in _REQUIRED[command]:
+        _check_identifier("CNI_CONTAINERID", env["CNI_CONTAINERID"], BAD_ENVIRONMENT)
+        check_interface("CNI_IFNAME", env["CNI_IFNAME"], BAD_ENVIRONMENT)
+        if len(env.get("CNI_NETNS", "")) > _MAX_PATH or "\0" in env.get("CNI_NETNS", ""):
+            raise CniError(BAD_ENVIRONMENT, "CNI_NETNS is no path", env["CNI_NETNS"][:64])
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    name = config.get("name")
+    if name is None or name == "":
+        raise CniError(BAD_CONFIG, "missing network name", 'the configuration has no "name"')
+    if not isinstance(name, str):
+        raise CniError(BAD_CONFIG, "the network name is not a string", repr(name)[:64])
+    _check_identifier("network name", name, BAD_CONFIG)
+
+
 def _check_identifier(what: str, value: str, code: int) -> None:
-    if len(value) > _MAX_IDENTIFIER or not _IDENTIFIER.fullmatch(value):
-        raise CniError(code, f"invalid characters in {what}", value[:_MAX_IDENTIFIER])
+    if len(value) > MAX_IDENTIFIER:
+        raise CniError(code, f"{what} is too long", f"{len(value)} characters, the limit is {MAX_IDENTIFIER}")
+    if not _IDENTIFIER.fullmatch(value):
+        raise CniError(code, f"invalid characters in {what}", value)
 
 
-def _check_interface(name: str) -> None:
-    bad = len(name.encode()) > 15 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name)
-    if bad:
-        raise CniError(BAD_ENVIRONMENT, "CNI_IFNAME is not an interface name", name[:64])
+def check_interface(what: str, name: str, code: int) -> None:
+    """Raises CniError of `code` for what Linux takes for no interface name."""
+    size = len(name.encode(errors="surrogatepass"))
+    if not 0 < size <= 15 or name in (".", "..") or any(c in "/:\0" or c.isspace() for c in name):
+        raise CniError(code, f"{what} is not an interface name", name[:64])
 
 
 def _decode_config(stdin: bytes) -> dict[str, Any]:
+    """Of a key that comes twice the last counts, as Go's decoder has it, and so as the plugins beside us see it."""
     try:
-        config = json.loads(stdin)
-    except (ValueError, RecursionError) as error:
+        config = msgspec.json.decode(stdin)
+    except RecursionError:
+        raise CniError(DECODE_FAILURE, "cannot decode the network configuration", "it is nested too deeply") from None
+    except (ValueError, OverflowError) as error:
         raise CniError(DECODE_FAILURE, "cannot decode the network configuration", str(error)) from None
     if not isinstance(config, dict):
         raise CniError(DECODE_FAILURE, "cannot decode the network configuration", "it is not a JSON object")
@@ -187,12 +205,12 @@ def _decode_config(stdin: bytes) -> dict[str, Any]:
 
 
 def _version(config: Mapping[str, Any]) -> str:
-    version = config.get("cniVersion") or "0.3.1"
+    version = config.get("cniVersion")
+    if version is None or version == "":
+        return UNSTATED_VERSION
     if version not in VERSIONS:
-        supported = ", ".join(VERSIONS)
-        raise CniError(
-            INCOMPATIBLE_VERSION, "incompatible CNI versions", f"config is {version!r}, plugin supports {supported}"
-        )
+        details = f"config is {repr(version)[:64]}, plugin supports {', '.join(VERSIONS)}"
+        raise CniError(INCOMPATIBLE_VERSION, "incompatible CNI versions", details)
     return str(version)
 
 
@@ -203,6 +221,11 @@ def _parse_args(text: str) -> dict[str, str]:
         if not equals or not key:
             raise CniError(BAD_ENVIRONMENT, "CNI_ARGS is not a list of KEY=VALUE", part[:64])
         pairs[key] = value
+    for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID"):
+        value = pairs.get(key, "")
+        # not only Kubernetes' names: podman sends a container's, with capitals and underscores
+        if len(value) > _MAX_POD_NAME or not value.isprintable() or "/" in value:
+            raise CniError(BAD_ENVIRONMENT, f"{key} in CNI_ARGS is no name", value[:64])
     return pairs
 
 
@@ -213,62 +236,35 @@ def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
+def _runtime(given: dict[str, Any]) -> dict[str, Any]:
+    """Keys in lower case at every depth: containerd sends Go's field names, CRI-O JSON's. Annotations stay as named."""
+    return {key.lower(): item if key.lower() == ANNOTATIONS else _lower(item) for key, item in given.items()}
+
+
 def _lower(value: Any) -> Any:
-    """Keys in lower case at every depth: containerd sends Go's field names, CRI-O JSON's."""
     if isinstance(value, dict):
         return {str(key).lower(): _lower(item) for key, item in value.items()}
     return [_lower(item) for item in value] if isinstance(value, list) else value
 
 
-def _decode_previous(config: Mapping[str, Any]) -> Result | None:
-    raw = config.get("prevResult")
-    if raw is None:
+def _valid(config: Mapping[str, Any]) -> frozenset[tuple[str, str]] | None:
+    """An entry that cannot be read refuses the whole: nothing is collected by half a list."""
+    key = next((key for key in _VALID_KEYS if config.get(key) is not None), None)
+    if key is None:
         return None
-    try:
-        return Result(
-            tuple(
-                Interface(str(i["name"]), str(i.get("mac", "")), int(i.get("mtu", 0)), str(i.get("sandbox", "")))
-                for i in raw.get("interfaces") or ()
-            ),
-            tuple(
-                Address(str(a["address"]), str(a.get("gateway", "")), a.get("interface")) for a in raw.get("ips") or ()
-            ),
-            tuple(Destination(str(r["dst"]), str(r.get("gw", ""))) for r in raw.get("routes") or ()),
-            dict(raw.get("dns") or {}),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CniError(DECODE_FAILURE, "cannot decode prevResult", repr(error)) from None
+    entries = config[key]
+    if not isinstance(entries, list):
+        raise CniError(BAD_CONFIG, f"{key} is not a list")
+    return frozenset(_attachment(entry, f"{key}[{i}]") for i, entry in enumerate(entries))
 
 
-def encode(result: Result, version: str) -> bytes:
-    """JSON of the result in the shape of `version`: without what it does not know, with what it needs."""
-    old = VERSIONS.index(version) < VERSIONS.index("1.0.0")
-    answer: dict[str, Any] = {"cniVersion": version}
-    answer["interfaces"] = [_encode_interface(interface, version) for interface in result.interfaces]
-    answer["ips"] = [_encode_address(address, old) for address in result.ips]
-    if result.routes:
-        answer["routes"] = [{"dst": r.dst, "gw": r.gw} if r.gw else {"dst": r.dst} for r in result.routes]
-    answer["dns"] = dict(result.dns)
-    return json.dumps(answer).encode() + b"\n"
-
-
-def _encode_interface(interface: Interface, version: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": interface.name}
-    if interface.mac:
-        row["mac"] = interface.mac
-    if interface.mtu and version == "1.1.0":
-        row["mtu"] = interface.mtu
-    if interface.sandbox:
-        row["sandbox"] = interface.sandbox
-    return row
-
-
-def _encode_address(address: Address, old: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"address": address.address}
-    if old:
-        row["version"] = "6" if ":" in address.address else "4"
-    if address.gateway:
-        row["gateway"] = address.gateway
-    if address.interface is not None:
-        row["interface"] = address.interface
-    return row
+def _attachment(entry: Any, where: str) -> tuple[str, str]:
+    if not isinstance(entry, dict):
+        raise CniError(BAD_CONFIG, f"{where} is not an object", repr(entry)[:64])
+    found = {str(key).lower(): value for key, value in entry.items()}
+    container_id, interface = found.get("containerid"), found.get("ifname")
+    if not isinstance(container_id, str) or not isinstance(interface, str):
+        raise CniError(BAD_CONFIG, f"{where} needs containerID and ifname, both strings", repr(entry)[:256])
+    _check_identifier(f"{where}.containerID", container_id, BAD_CONFIG)
+    check_interface(f"{where}.ifname", interface, BAD_CONFIG)
+    return container_id, interface

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podwire.cni import plan, spec
-from podwire.cni.spec import Address, CniError, Destination, Interface, Result
+from podwire.cni.spec import CniError
 
 ENV = {
     "CNI_COMMAND": "ADD",
@@ -57,8 +57,46 @@ def test_request() -> None:
         (None, {"cniVersion": 7}, 1, "incompatible"),
         (None, {"runtimeConfig": []}, None, ""),
         (None, {"runtimeConfig": [1]}, 7, "runtimeConfig"),
-        (None, {"prevResult": {"ips": [{}]}}, 6, "prevResult"),
-        (None, {"prevResult": "x"}, 6, "prevResult"),
+        ({"CNI_CONTAINERID": "a\nb"}, None, 4, "CNI_CONTAINERID"),
+        ({"CNI_IFNAME": "a b"}, None, 4, "CNI_IFNAME"),
+        ({"CNI_IFNAME": "a:b"}, None, 4, "CNI_IFNAME"),
+        ({"CNI_NETNS": "x" * 5000}, None, 4, "CNI_NETNS"),
+        ({"CNI_ARGS": "K8S_POD_NAME=../../x"}, None, 4, "K8S_POD_NAME"),
+        ({"CNI_ARGS": "K8S_POD_NAMESPACE=" + "n" * 254}, None, 4, "K8S_POD_NAMESPACE"),
+        ({"CNI_ARGS": "K8S_POD_UID=a\0b"}, None, 4, "K8S_POD_UID"),
+        (None, b'{"cniVersion":"1.0.0","name":"n"', 6, "decode"),
+        (None, b'{"cniVersion":"1.0.0","name":"n","x":1e999}', 6, "decode"),
+        (None, b'{"cniVersion":"1.0.0","name":"n","x":NaN}', 6, "decode"),
+        (None, b'{"cniVersion":"1.0.0","name":"n","x":"\\ud800"}', 6, "decode"),
+        (None, b'{"cniVersion":"1.0.0","name":"n","x":' + b"9" * 9000 + b"}", 6, "decode"),
+        (None, b'{"cniVersion":"1.0.0","name":"n","x":"\xff"}', 6, "decode"),
+        (None, b'{"name":"n","runtimeConfig":{"x":' + b"[" * 700 + b"]" * 700 + b"}}", 6, "nested too deeply"),
+        (None, b'{"cniVersion":"1.0.0","name":"a","name":"b/"}', 7, "network name"),
+        (None, {"name": "x" * 201}, 7, "too long"),
+        (None, {"name": None}, 7, "missing network name"),
+        (None, {"cniVersion": ["1.0.0"]}, 1, "incompatible"),
+        (None, {"cniVersion": "1.0"}, 1, "incompatible"),
+        (None, {"cniVersion": ""}, None, ""),
+        (None, {"prevResult": {"ips": [{}]}}, 6, "prevResult.ips[0].address is missing"),
+        (None, {"prevResult": {"ips": [{"address": 5}]}}, 6, "prevResult.ips[0].address is not a string"),
+        (None, {"prevResult": {"ips": [{"address": "10.0.0.1"}]}}, 6, "has no prefix length"),
+        (None, {"prevResult": {"ips": [{"address": "pod/32"}]}}, 6, "prevResult.ips[0].address"),
+        (None, {"prevResult": {"ips": [{"address": "10.0.0.1/32", "interface": 0}]}}, 6, "0 interfaces"),
+        (None, {"prevResult": {"ips": [{"address": "10.0.0.1/32", "gateway": "gw"}]}}, 6, "ips[0].gateway"),
+        (None, {"prevResult": {"ips": {}}}, 6, "prevResult.ips is not a list"),
+        (None, {"prevResult": {"interfaces": [{"name": "a"}, 5]}}, 6, "prevResult.interfaces[1] is not an object"),
+        (None, {"prevResult": {"interfaces": [{"name": "a", "mtu": -1}]}}, 6, "interfaces[0].mtu"),
+        (None, {"prevResult": {"interfaces": [{"name": "a", "mtu": True}]}}, 6, "interfaces[0].mtu"),
+        (None, {"prevResult": {"interfaces": [{"mac": "x"}]}}, 6, "interfaces[0].name is missing"),
+        (None, {"prevResult": {"routes": [{"dst": "everywhere"}]}}, 6, "routes[0].dst"),
+        (None, {"prevResult": {"routes": [{"dst": "0.0.0.0/0", "table": 1 << 40}]}}, 6, "routes[0].table"),
+        (None, {"prevResult": {"dns": {"search": "x"}}}, 6, "prevResult.dns.search is not a list"),
+        (None, {"prevResult": {"dns": {"search": [1]}}}, 6, "prevResult.dns.search is not a list of strings"),
+        (None, {"prevResult": {"ip4": {"ip": "10.0.0.300/8"}}}, 6, "prevResult.ip4.ip"),
+        (None, {"prevResult": "x"}, 6, "prevResult is not an object"),
+        ({"CNI_COMMAND": "GC"}, {"cniVersion": "1.0.0"}, 1, "GC"),
+        ({"CNI_COMMAND": "STATUS"}, {"cniVersion": "0.4.0"}, 1, "STATUS"),
+        ({"CNI_COMMAND": "STATUS", "CNI_PATH": None}, {"cniVersion": "1.1.0"}, 4, "CNI_PATH"),
         ({"CNI_COMMAND": "CHECK"}, {"cniVersion": "0.3.1"}, 1, "CHECK"),
         ({"CNI_COMMAND": "DEL", "CNI_NETNS": None}, None, None, ""),
         ({"CNI_COMMAND": "DEL", "CNI_NETNS": ""}, None, None, ""),
@@ -83,37 +121,97 @@ def test_runtime_config_of_containerd_and_crio_read_the_same() -> None:
     assert go.runtime == tagged.runtime == {"portmappings": [{"hostport": 80, "containerport": 8080}]}
 
 
-@given(st.binary(max_size=200))
-def test_any_stdin_is_a_request_or_a_numbered_error(raw: bytes) -> None:
-    try:
-        spec.parse(ENV, raw)
-    except CniError as error:
-        assert error.code in range(1, 12)
+def test_annotations_keep_their_names() -> None:
+    annotations = {"cni.projectcalico.org/ipAddrs": '["10.0.0.1"]', "x": 5}
+    request = parse(None, {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": annotations}})
+    assert request.annotations == {"cni.projectcalico.org/ipAddrs": '["10.0.0.1"]'}
+    assert parse(None, {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": [1]}}).annotations == {}
 
 
-RESULT = Result(
-    (Interface("cali1", "ee:ee:ee:ee:ee:ee", 1450), Interface("eth0", "02:00:00:00:00:01", 1450, "/run/netns/x")),
-    (Address("10.244.1.5/32", "169.254.1.1", 1),),
-    (Destination("0.0.0.0/0", "169.254.1.1"),),
-)
+def test_status_needs_no_attachment() -> None:
+    env = {"CNI_COMMAND": "STATUS", "CNI_CONTAINERID": None, "CNI_IFNAME": None, "CNI_NETNS": None, "CNI_ARGS": None}
+    assert parse(env, {"cniVersion": "1.1.0"}).command == "STATUS"
+
+
+GC = {"CNI_COMMAND": "GC", "CNI_CONTAINERID": None, "CNI_IFNAME": None, "CNI_NETNS": None}
+LIST = [{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c2", "ifname": "net1"}]
+PAIRS = frozenset({("c1", "eth0"), ("c2", "net1")})
 
 
 @pytest.mark.parametrize(
-    ("version", "ip_version", "mtu"),
-    [("0.3.0", "4", None), ("0.3.1", "4", None), ("0.4.0", "4", None), ("1.0.0", None, None), ("1.1.0", None, 1450)],
+    ("config", "valid"),
+    [
+        ({}, None),
+        ({"cni.dev/valid-attachments": None}, None),
+        ({"cni.dev/valid-attachments": []}, frozenset()),
+        ({"cni.dev/valid-attachments": LIST}, PAIRS),
+        ({"cni.dev/attachments": LIST}, PAIRS),
+        ({"cni.dev/valid-attachments": [], "cni.dev/attachments": LIST}, frozenset()),
+        ({"cni.dev/valid-attachments": None, "cni.dev/attachments": LIST}, PAIRS),
+        ({"cni.dev/valid-attachments": [{"ContainerID": "c1", "IfName": "eth0"}]}, frozenset({("c1", "eth0")})),
+    ],
 )
-def test_result_in_every_version(version: str, ip_version: str | None, mtu: int | None) -> None:
-    answer = json.loads(spec.encode(RESULT, version))
-    assert answer["cniVersion"] == version
-    assert answer["ips"][0].get("version") == ip_version
-    assert answer["interfaces"][1].get("mtu") == mtu
-    assert "sandbox" not in answer["interfaces"][0]
-    assert answer["routes"] == [{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}]
+def test_valid_attachments(config: dict[str, Any], valid: frozenset[tuple[str, str]] | None) -> None:
+    assert parse(GC, {"cniVersion": "1.1.0", **config}).valid == valid
 
 
-def test_result_comes_back_as_prev_result() -> None:
-    answer = json.loads(spec.encode(RESULT, "1.1.0"))
-    assert parse(None, {"prevResult": answer}).previous == RESULT
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"c1": "eth0"}, "cni.dev/valid-attachments is not a list"),
+        ("c1", "cni.dev/valid-attachments is not a list"),
+        ([*LIST, "c1"], "cni.dev/valid-attachments[2] is not an object"),
+        ([*LIST, {"containerID": "c3"}], "cni.dev/valid-attachments[2] needs containerID and ifname"),
+        ([{"containerID": 5, "ifname": "eth0"}], "cni.dev/valid-attachments[0] needs"),
+        ([{"containerID": "../x", "ifname": "eth0"}], "cni.dev/valid-attachments[0].containerID"),
+        ([{"containerID": "c1", "ifname": "a/b"}], "cni.dev/valid-attachments[0].ifname"),
+        ([{"containerID": "c1", "ifname": ""}], "cni.dev/valid-attachments[0].ifname"),
+    ],
+)
+def test_half_a_list_collects_nothing(entries: Any, words: str) -> None:
+    with pytest.raises(CniError) as caught:
+        parse(GC, {"cniVersion": "1.1.0", "cni.dev/valid-attachments": entries})
+    assert caught.value.code == 7
+    assert words in str(caught.value)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+WORDS = "cniVersion name prevResult runtimeConfig ips ip4 interfaces interface routes dns address dst gw mtu"
+MORE = ["portMappings", "cni.dev/valid-attachments", "containerID", "ifname", "search"]
+KEYS = st.sampled_from([*WORDS.split(), *MORE])
+TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=5))
+ENVIRONMENTS = st.fixed_dictionaries(
+    {"CNI_COMMAND": st.sampled_from(["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"])},
+    optional={
+        name: st.text(max_size=20) | st.just(ENV[name])
+        for name in ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
+    },
+)
+
+
+def request_or_number(env: dict[str, str], raw: bytes) -> None:
+    try:
+        spec.parse(env, raw)
+    except CniError as error:
+        assert error.code in range(1, 9)
+        assert json.loads(error.encode(spec.stated_version(raw)))["code"] == error.code
+
+
+@given(st.binary(max_size=200), ENVIRONMENTS)
+def test_any_bytes_are_a_request_or_a_numbered_error(raw: bytes, env: dict[str, str]) -> None:
+    request_or_number(env, raw)
+
+
+@given(st.sampled_from(["ADD", "CHECK", "GC", "DEL"]), st.sampled_from(spec.VERSIONS), st.dictionaries(KEYS, TREES))
+def test_any_json_is_a_request_or_a_numbered_error(command: str, version: str, tree: dict[str, Any]) -> None:
+    request_or_number({**ENV, "CNI_COMMAND": command}, json.dumps(tree).encode())
+    request_or_number({**ENV, "CNI_COMMAND": command}, json.dumps({**CONFIG, **tree, "cniVersion": version}).encode())
+
+
+def test_an_error_that_quotes_garbage_is_still_json() -> None:
+    answer = json.loads(CniError(4, 'a "b" \udcff', "\n" + "x" * 100_000).encode("1.1.0"))
+    assert answer["msg"] == 'a "b" \\udcff'
+    assert len(answer["details"]) < 10_000
 
 
 def test_routed_plan_has_the_seeds_names() -> None:
