@@ -13,6 +13,7 @@ VERBS = {
     "lab": ("podwire.cli.lab", "lab", "A cluster of several nodes on this machine."),
     "agent": ("podwire.cli.agent", "agent", "The node daemon: addresses, wires and routes of one node's pods."),
     "cni": ("podwire.cli.cni", "cni", "The CNI plugin's files on one node."),
+    "ipam": ("podwire.cli.ipam", "ipam", "Addresses of pods: who has them, and whether that is right."),
     "bench": ("podwire.cli.bench", "bench", "Measure, and write the figures as JSON."),
 }
 

@@ -26,11 +26,13 @@ def output_option(command: F) -> F:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, through lists and tuples."""
+    """Dataclasses as dictionaries, through lists, tuples and dictionaries."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 

@@ -15,14 +15,25 @@ ROWS: list[set[str]] = [
     {"cli"},
     {"lab"},
     {"controllers", "kubelet"},
-    {"agent", "apiserver"},
+    {"agent", "apiserver", "observe"},
     {"kube", "kernel", "http", "cni"},
     {"render", "ipam"},
     {"calc"},
     {"model"},
 ]
 LEVEL = {room: len(ROWS) - row for row, rooms in enumerate(ROWS) for room in rooms}
-PURE = ["model", "calc", "render", "ipam/blocks.py", "cni/spec.py", "cni/plan.py", "http/spdy.py", "lab/topology.py"]
+PURE = [
+    "model",
+    "calc",
+    "render",
+    "observe/addresses.py",
+    "observe/explain.py",
+    "ipam/blocks.py",
+    "cni/spec.py",
+    "cni/plan.py",
+    "http/spdy.py",
+    "lab/topology.py",
+]
 OUTSIDE = {"os", "socket", "subprocess", "asyncio", "time", "random", "threading", "ctypes", "logging"}
 
 
