@@ -20,6 +20,7 @@ kubectl: ## a kubectl where none is, built once into the cache and linked into .
 
 test: ## all tests, on a machine with nothing prepared
 	@tools/setup test
+	@tools/setup conformance
 	@tools/run-tests
 
 check: setup ## format, lint, types

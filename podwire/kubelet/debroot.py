@@ -104,7 +104,7 @@ def _build(cache: Path, wanted: Path, progress: Progress) -> Path:
     for stale in cache.glob("root-*.partial"):
         shutil.rmtree(stale, ignore_errors=True)
     try:
-        debs = _fetch(cache / "debs", progress)
+        debs = fetch(cache / "debs", PACKAGES, progress)
     except FetchError as error:
         with suppress(OSError):
             (cache / "debs").rmdir()
@@ -166,8 +166,11 @@ def unpack(deb: Path, root: Path) -> None:
         raise DebrootError(f"{deb.name} cannot be unpacked: {sink.stderr.strip()[-400:]}")
 
 
-def _fetch(debs: Path, progress: Progress) -> list[Path]:
-    """Download the closure into `debs` (what is there and whole is kept); paths of the packages to unpack."""
+def fetch(debs: Path, packages: Sequence[str], progress: Progress) -> list[Path]:
+    """Download `packages` and what they depend on into `debs` (what is there and whole is kept); paths to unpack.
+
+    Raises FetchError; OSError when the disk is full.
+    """
     for program in ("apt-get", "apt-cache", "apt-config", "dpkg-deb", "dpkg", "tar"):
         if shutil.which(program) is None:
             raise FetchError(f"{program} is not installed")
@@ -177,10 +180,10 @@ def _fetch(debs: Path, progress: Progress) -> list[Path]:
         progress("reading the Debian package lists")
         _apt(["apt-get", "-qq", "update"], environment)
         known = set(_apt(["apt-cache", "pkgnames"], environment).split())
-        asked = [name for name in PACKAGES if name in known]
+        asked = [name for name in packages if name in known]
         if not asked:
             raise FetchError("no package list could be had from the configured apt sources")
-        for missing in sorted(set(PACKAGES) - known):
+        for missing in sorted(set(packages) - known):
             progress(f"package {missing} is not in the configured apt sources: left out")
         plan = _apt(["apt-get", "-qq", "-y", "--no-install-recommends", "--print-uris", "install", *asked], environment)
         wanted = closure(plan)
