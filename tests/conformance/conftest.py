@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from podwire.cni import build
+from podwire.kernel import netns
 from podwire.kube.fake import FakeApi
 from podwire.model.gvr import IPAMHANDLES, IPPOOLS
 from tests.conformance.machine import Machine
@@ -24,6 +26,49 @@ __all__ = ["programs"]
 CACHE = Path(os.environ.get("PODWIRE_CACHE", "/var/cache/podwire"))
 PEERS = CACHE / "conformance"
 POOL = {"cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Always", "natOutgoing": True, "nodeSelector": "all()"}
+
+
+@dataclass
+class Space:
+    """A network namespace of the machine, at /run/netns/NAME in there; gone when nothing is in it and it is removed."""
+
+    name: str
+    machine: Machine
+
+    @property
+    def path(self) -> str:
+        return f"/run/netns/{self.name}"
+
+    def run(self, *program: str) -> str:
+        return self.machine.run("ip", "netns", "exec", self.name, *program)
+
+    def remove(self) -> None:
+        self.machine.run("ip", "netns", "delete", self.name)
+
+    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        descriptor = netns.open_path(str(self.machine.path(self.path)))
+        try:
+            with netns.inside(descriptor):
+                made = socket.socket(socket.AF_INET, kind)
+        finally:
+            os.close(descriptor)
+        made.settimeout(5)
+        return made
+
+    def listen(self, port: int, address: str = "0.0.0.0") -> socket.socket:
+        listener = self.socket()
+        listener.bind((address, port))
+        listener.listen()
+        return listener
+
+
+def talk(source: Space, target: Space, port: int, *, address: str, to_port: int = 0) -> str:
+    """The source address that `target`, listening on `port`, sees when `source` connects to `address`, `to_port`."""
+    with target.listen(port) as listener, source.socket() as client:
+        client.connect((address, to_port or port))
+        connection, peer = listener.accept()
+        connection.close()
+        return str(peer[0])
 
 
 @dataclass
@@ -50,14 +95,19 @@ class Site:
         fake: FakeApi = self.api.fake
         return {item["metadata"]["name"] for item in fake.objects(IPAMHANDLES)}
 
-    def pod_space(self) -> str:
-        """Name of a fresh network namespace in the machine, at /run/netns/NAME."""
+    def space(self) -> Space:
+        """A fresh network namespace in the machine."""
         name = f"pod{next(self.names)}"
         self.machine.run("ip", "netns", "add", name)
-        return name
+        return Space(name, self.machine)
 
-    def inside(self, space: str, *program: str) -> str:
-        return self.machine.run("ip", "netns", "exec", space, *program)
+    def choose(self, **programs: Path) -> Path:
+        """A folder for CNI_PATH with just these plugins; `_` in a name stands for `-`."""
+        folder = self.folder / f"bin{next(self.names)}"
+        folder.mkdir()
+        for name, path in programs.items():
+            (folder / name.replace("_", "-")).symlink_to(path)
+        return folder
 
     def until(self, what: str, true: Callable[[], bool]) -> None:
         until(what, true, log=self.node.folder / "agent.log")

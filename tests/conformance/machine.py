@@ -2,7 +2,8 @@
 
 The root is an overlay of the unpacked packages with memory on top, so that /var/lib/cni, /run and /etc start empty and
 nothing that a runtime writes remains. The process id 1 in there reaps; when it ends, the kernel ends all the others.
-Run as a program, this page is what makes it: `machine.py NETNS DEBIAN SHARED...` (each SHARED folder appears in there, the first one is also scratch room).
+Run as a program, this page is what makes it: `machine.py NETNS DEBIAN SHARED...` (each SHARED
+folder appears in there; the first is scratch room, too).
 """
 
 from __future__ import annotations
