@@ -166,10 +166,10 @@ def unpack(deb: Path, root: Path) -> None:
         raise DebrootError(f"{deb.name} cannot be unpacked: {sink.stderr.strip()[-400:]}")
 
 
-def fetch(debs: Path, packages: Sequence[str], progress: Progress) -> list[Path]:
+def fetch(debs: Path, packages: Sequence[str], progress: Progress, skipped: re.Pattern[str] = SKIPPED) -> list[Path]:
     """Download `packages` and what they depend on into `debs` (what is there and whole is kept); paths to unpack.
 
-    Raises FetchError; OSError when the disk is full.
+    What `skipped` matches is left out. Raises FetchError; OSError when the disk is full.
     """
     for program in ("apt-get", "apt-cache", "apt-config", "dpkg-deb", "dpkg", "tar"):
         if shutil.which(program) is None:
@@ -186,7 +186,7 @@ def fetch(debs: Path, packages: Sequence[str], progress: Progress) -> list[Path]
         for missing in sorted(set(packages) - known):
             progress(f"package {missing} is not in the configured apt sources: left out")
         plan = _apt(["apt-get", "-qq", "-y", "--no-install-recommends", "--print-uris", "install", *asked], environment)
-        wanted = closure(plan)
+        wanted = closure(plan, skipped)
         progress(f"downloading {len(wanted)} packages ({sum(size for _, size in wanted.values()) / 1e6:.0f} MB)")
         for leftover in debs.glob("*.deb"):
             if leftover.name not in wanted:
@@ -198,15 +198,15 @@ def fetch(debs: Path, packages: Sequence[str], progress: Progress) -> list[Path]
     return [debs / name for name in sorted(wanted)]
 
 
-def closure(plan: str) -> dict[str, tuple[str, int]]:
-    """Of `apt-get --print-uris install` output: file name -> (name=version to download, bytes), `SKIPPED` left out."""
+def closure(plan: str, skipped: re.Pattern[str] = SKIPPED) -> dict[str, tuple[str, int]]:
+    """Of `apt-get --print-uris install` output: file name -> (name=version to download, bytes), `skipped` left out."""
     wanted: dict[str, tuple[str, int]] = {}
     for line in plan.splitlines():
         if not line.startswith("'"):
             continue
         _, file_name, size, *_ = line.split()
         name, version, _ = file_name.split("_", 2)
-        if SKIPPED.fullmatch(name) is None:
+        if skipped.fullmatch(name) is None:
             wanted[file_name] = (f"{name}={version.replace('%3a', ':')}", int(size))
     return wanted
 

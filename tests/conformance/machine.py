@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 from podwire.kernel import netns
 from podwire.lab import syscalls
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": PATH, "HOME": "/root"}
 _MS_SLAVE, _MS_SHARED = 1 << 19, 1 << 20
 
 
@@ -37,13 +40,12 @@ class Machine:
 
     def command(self, *program: str) -> list[str]:
         """How to run `program` in there, from here."""
-        return ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", *program]
+        return [shutil.which("nsenter") or "nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", *program]
 
     def try_run(self, *program: str, seconds: float = 90, **env: str) -> subprocess.CompletedProcess[str]:
-        settings = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **env}
         return subprocess.run(
             self.command(*program),
-            env=settings,
+            env=_ENVIRONMENT | env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -56,11 +58,16 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(program)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def start(self, *program: str, log: Path) -> subprocess.Popen[bytes]:
+    def start(self, *program: str, log: Path, **env: str) -> subprocess.Popen[bytes]:
         """A daemon in there; it ends with the machine at the latest."""
         with log.open("ab") as output:
             return subprocess.Popen(
-                self.command(*program), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                self.command(*program),
+                env=_ENVIRONMENT | env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def path(self, inside: str) -> Path:
@@ -134,6 +141,7 @@ def _populate(debian: Path, shared: list[Path]) -> None:
     syscalls.pivot_into(root)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | _MS_SHARED)
     Path("/etc/resolv.conf").write_text("")
+    Path("/etc/hosts").write_text("127.0.0.1 localhost\n")
     Path("/etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     Path("/etc/group").write_text("root:x:0:\n")
 

@@ -77,3 +77,43 @@ def test_alone(site: Site, version: str) -> None:
         code, words = net.tool("check", space)
         assert (code, f"address {address(result)} is missing" in words) == (1, True), words
     gone(net, space)
+
+
+def test_the_conflist_that_the_agent_installed(site: Site) -> None:
+    """As a kubelet's runtime takes it: found by its order in the folder, under its own name."""
+    net, space = Network(site, NETWORK, site.node.conflist.parent, str(site.plugins)), site.space()
+    assert sorted(path.name for path in net.folder.iterdir())[0] == CONFLIST
+    pod = {"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=multitool"}
+    result = net.add(space, **pod)
+    assert result["interfaces"][0]["name"] == "cali6d09fa47963"
+    net.must("check", space, **pod)
+    reaches_node(space, site)
+    gone(net, space)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_reference_plugins_behind_ours(site: Site, version: str) -> None:
+    """Each takes our result as its prevResult, and ours stays right in CHECK whatever they change."""
+    chain = [
+        OURS,
+        {"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}},
+        {"type": "bandwidth", "ingressRate": 10**7, "ingressBurst": 10**6, "egressRate": 10**7, "egressBurst": 10**6},
+        {"type": "portmap", "backend": "iptables", "capabilities": {"portMappings": True}, "snat": True},
+    ]
+    reference = {name: site.reference / name for name in ("tuning", "bandwidth", "portmap")}
+    path = site.choose(podwire=site.plugins / "podwire", **reference)
+    net, space, client = network(site, f"behind-{version}", *chain, path=path, version=version), site.space(), None
+    port = 20_000 + VERSIONS.index(version)
+    ports = {"CAP_ARGS": json.dumps({"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]})}
+    result = net.add(space, **ports)
+    other = network(site, "client", OURS)
+    client = site.space()
+    seen = address(other.add(client))
+    assert space.run("busybox", "cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter") == "1\n"
+    assert "qdisc tbf" in site.machine.run("tc", "qdisc", "show", "dev", result["interfaces"][0]["name"])
+    assert talk(client, space, 80, address=site.node.address, to_port=port) == seen
+    if version != "0.3.1":
+        net.must("check", space, **ports)
+    gone(other, client)
+    net.must("del", space, **ports)
+    gone(net, space)
