@@ -1,4 +1,4 @@
-"""Which pod interfaces may speak, and as whom: the table `inet podwire` and its set of (interface, address).
+"""Which pod interfaces may speak, and as whom: the table `inet podwire` and its sets of (interface, address).
 
 The table stands from the agent's first start on and outlives it. A packet from or to an interface with our prefix that
 is not in the set, with exactly this address, is dropped: so a half-wired pod, a left-over and a spoofed source are
@@ -7,9 +7,9 @@ closed without anybody's doing.
 
 from __future__ import annotations
 
-import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from errno import ENOENT
 
 from podwire.cni.plan import PREFIX
 from podwire.kernel.delta import Delta
@@ -19,32 +19,51 @@ from podwire.kernel.reconcile import reconcile
 from podwire.kernel.tables import NftBody, NftProgram, NftTables
 
 TABLE = "inet podwire"
-ENDPOINTS = SetName("inet", "podwire", "endpoints")
+ENDPOINTS = {4: SetName("inet", "podwire", "endpoints"), 6: SetName("inet", "podwire", "endpoints6")}
 
 Endpoint = tuple[str, str]  # interface, address
 
+# ND and MLD are spoken from the link's own address or from none, and go no further than the link
 _STRUCTURE = f"""\
 	set endpoints {{
 		type ifname . ipv4_addr
 		%s
 	}}
+	set endpoints6 {{
+		type ifname . ipv6_addr
+		%s
+	}}
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
 		iifname "{PREFIX}*" iifname . ip saddr != @endpoints counter drop
+		iifname "{PREFIX}*" meta nfproto ipv6 goto from6
+	}}
+	chain from6 {{
+		iifname . ip6 saddr @endpoints6 return
+		ip6 hoplimit 255 ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ 133, 135, 136 }} return
+		ip6 hoplimit 1 ip6 saddr {{ ::, fe80::/10 }} meta l4proto icmpv6 icmpv6 type {{ 131, 132, 143 }} return
+		counter drop
 	}}
 	chain forward {{
 		type filter hook forward priority filter; policy accept;
 		oifname "{PREFIX}*" oifname . ip daddr != @endpoints counter drop
-		iifname "{PREFIX}*" meta nfproto ipv6 counter drop
-		oifname "{PREFIX}*" meta nfproto ipv6 counter drop
+		oifname "{PREFIX}*" oifname . ip6 daddr != @endpoints6 counter drop
 	}}"""
 
 
 def body(endpoints: set[Endpoint]) -> NftBody:
     """The table with its elements; rows are equal when the structure is, elements being changed one by one."""
-    elements = ", ".join(f'"{interface}" . {address}' for interface, address in sorted(endpoints))
-    filled = _STRUCTURE % (f"elements = {{ {elements} }}" if elements else "")
+    filled = _STRUCTURE % tuple(_elements(endpoints, family) for family in ENDPOINTS)
     return NftBody(NftBody.of(_STRUCTURE).digest, filled)
+
+
+def _elements(endpoints: set[Endpoint], family: int) -> str:
+    members = [f'"{interface}" . {address}' for interface, address in sorted(endpoints) if _family(address) == family]
+    return f"elements = {{ {', '.join(members)} }}" if members else ""
+
+
+def _family(address: str) -> int:
+    return 6 if ":" in address else 4
 
 
 class Admission:
@@ -64,31 +83,34 @@ class Admission:
             for error in reconcile(self._delta, self._table):
                 raise error
             wire = self._sockets()
-            actual = wire.read(ENDPOINTS)
-            wanted = {_key(endpoint) for endpoint in endpoints}
-            wire.add(ENDPOINTS, wanted - actual)
-            wire.delete(ENDPOINTS, actual - wanted)
+            for family, target in ENDPOINTS.items():
+                actual = wire.read(target)
+                wanted = {_key(endpoint) for endpoint in endpoints if _family(endpoint[1]) == family}
+                wire.add(target, wanted - actual)
+                wire.delete(target, actual - wanted)
 
-    def admit(self, endpoint: Endpoint) -> None:
+    def admit(self, interface: str, addresses: Iterable[str]) -> None:
         """Raises KernelError."""
-        self._sockets().add(ENDPOINTS, [_key(endpoint)])
+        wire = self._sockets()
+        for family, target in ENDPOINTS.items():
+            wire.add(target, [_key((interface, address)) for address in addresses if _family(address) == family])
 
-    def expel(self, endpoint: Endpoint) -> None:
+    def expel(self, interface: str, addresses: Iterable[str]) -> None:
         """Absent is fine. Raises KernelError."""
-        try:
-            self._sockets().delete(ENDPOINTS, [_key(endpoint)])
-        except KernelError as error:
-            if error.errno != 2:
-                raise
+        for address in addresses:
+            try:
+                self._sockets().delete(ENDPOINTS[_family(address)], [_key((interface, address))])
+            except KernelError as error:
+                if error.errno != ENOENT:
+                    raise
 
-    def members(self) -> set[Endpoint]:
-        """What the kernel holds. Raises KernelError."""
-        return {_endpoint(key) for key in self._sockets().read(ENDPOINTS)}
+    def missing(self, interface: str, addresses: Iterable[str]) -> list[str]:
+        """Those of the addresses that are not admitted by the interface. Raises KernelError."""
+        wanted = list(addresses)
+        families = {_family(address) for address in wanted}
+        actual = {family: self._sockets().read(ENDPOINTS[family]) for family in families}
+        return [address for address in wanted if _key((interface, address)) not in actual[_family(address)]]
 
 
 def _key(endpoint: Endpoint) -> bytes:
     return interface_key(endpoint[0]) + address_key(endpoint[1])
-
-
-def _endpoint(key: bytes) -> Endpoint:
-    return key[:16].rstrip(b"\0").decode(), socket.inet_ntop(socket.AF_INET, key[16:20])

@@ -18,7 +18,8 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes)."""
+    """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes; 0: as the datapath
+    in use allows)."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -30,7 +31,7 @@ class AgentConfig:
     shim: Path = Path("/var/cache/podwire/bin/podwire-shim")
     install_cni: bool = True
     health_port: int = 9098
-    mtu: int = 1450
+    mtu: int = 0
     vxlan_vni: int = 4096
     vxlan_port: int = 4789
 

@@ -9,11 +9,12 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from podwire.agent import health as health_page
-from podwire.agent import points, recovery, roletable
+from podwire.agent import mtu, points, recovery, roletable
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
 from podwire.agent.attachments import Attachments
@@ -23,7 +24,8 @@ from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.health import Health
-from podwire.agent.loop import Loop, Watcher
+from podwire.agent.loop import Loop
+from podwire.agent.pods import PodApi, Pods
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.calc.routes import RouteCalc
@@ -36,12 +38,13 @@ from podwire.kernel.tables import Nft
 from podwire.kube import kubeconfig
 from podwire.kube.client import Client
 from podwire.model.api import Api
+from podwire.model.ippool import IPPool
 from podwire.render.routing import Names
 
 log = logging.getLogger(__name__)
 
 
-class AgentApi(Watcher, Api, Protocol):
+class AgentApi(PodApi, Api, Protocol):
     """The API with watches that decode: the HTTP client and the fake both are it."""
 
 
@@ -54,14 +57,25 @@ class Agent:
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._complete = False
         self._boot = ""
+        self._uplink_mtu = mtu.DEFAULT
+        self._pools: Mapping[str, IPPool] = {}
         self._claimer = Claimer()
+        self._pods = Pods(api, config.node_name)
         self.health = Health()
         self._sockets = Sockets()
         self._records = Attachments(config.attachments)
         self._admission = Admission(Nft(), self._sockets.elements)
         self._reaper = Reaper(self._records, self._sockets, self._claimer.release)
         parts = roletable.Parts(
-            config, self._records, self._sockets, self._admission, self._reaper, self._claimer, lambda: self._boot
+            config,
+            self._records,
+            self._sockets,
+            self._admission,
+            self._reaper,
+            self._claimer,
+            boot=lambda: self._boot,
+            mtu=self._pod_mtu,
+            pods=self._pods,
         )
         self._attacher = Attacher(self._records, roletable.build(parts))
         self._socket = CniSocket(config.socket, self._attacher.serve)
@@ -75,12 +89,14 @@ class Agent:
         names = await asyncio.to_thread(self._names)
         datapath = NodeDatapath(RouteSocket(), Nft(), names)
         loop = Loop(self._api, RouteCalc(self._config.node_name), datapath, names, self.health)
+        self._pools = loop.pools
         enrolment = Enrolment(
             self._api, self._config.node_name, self._config.node_ip, loop, self.health, self._open_attacher
         )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(loop.run(), name="loop")
+                tasks.create_task(self._pods.run(), name="pods")
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
         finally:
@@ -89,7 +105,14 @@ class Agent:
 
     def _names(self) -> Names:
         config = self._config
-        return Names(uplink=uplink(config.node_ip), vni=config.vxlan_vni, port=config.vxlan_port, mtu=config.mtu)
+        name = uplink(config.node_ip)
+        link = self._sockets.route().link(name)
+        self._uplink_mtu = link.mtu if link is not None else mtu.DEFAULT
+        size = config.mtu or mtu.tunnel(self._uplink_mtu, config.node_ip)
+        return Names(uplink=name, vni=config.vxlan_vni, port=config.vxlan_port, mtu=size)
+
+    def _pod_mtu(self) -> int:
+        return self._config.mtu or mtu.pods(self._uplink_mtu, list(self._pools.values()), self._config.node_ip)
 
     def _take_over(self) -> None:
         points.arm(os.environ.get("PODWIRE_FAULT", ""))
@@ -122,12 +145,21 @@ class Agent:
         await loop.applied.wait()
         while not self.health.ready:
             await loop.newer(loop.version, 0.05)
-        if self._config.install_cni:
-            places = Places(self._config.conf_dir, self._config.bin_dir, self._config.socket, self._config.spool)
-            changed = await asyncio.to_thread(lambda: install.install(self._shim(), self._config.mtu, places))
-            log.info("cni installed changed=%s", ",".join(map(str, changed)) or "nothing")
         gc.collect()
         gc.freeze()
+        written = 0
+        while self._config.install_cni:
+            version = loop.version
+            if written != (size := self._pod_mtu()):
+                changed = await asyncio.to_thread(self._write_cni, size)
+                log.info("cni installed mtu=%d changed=%s", size, ",".join(map(str, changed)) or "nothing")
+                written = size
+            await loop.newer(version, None)
+
+    def _write_cni(self, size: int) -> list[Path]:
+        config = self._config
+        places = Places(config.conf_dir, config.bin_dir, config.socket, config.spool)
+        return install.install(self._shim(), size, places)
 
     def _shim(self) -> Path:
         """The shim that was built beforehand, else one made here. Raises ShimError."""

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from socket import AF_INET6
 
 import msgspec
 
@@ -27,7 +28,7 @@ from podwire.kernel import netns
 from podwire.kernel.delta import Delta
 from podwire.kernel.links import Link
 from podwire.kernel.reconcile import reconcile
-from podwire.kernel.routes import TYPE_UNICAST, Route
+from podwire.kernel.routes import TYPE_UNICAST, Route, add_route
 from podwire.kernel.tables import Routes
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ def _restore_routes(sockets: Sockets, addresses: Mapping[int, tuple[str, ...]]) 
     table = Routes(sockets.route(), lambda route: route.type == TYPE_UNICAST and route.index in addresses)
     for error in reconcile(delta, table):
         log.error("pod route failed error=%s", error)
+    held = {(route.destination, route.index) for route in sockets.route().routes(AF_INET6)}
+    missing = [row for row in rows if ":" in row.destination and (row.destination, row.index) not in held]
+    sockets.route().batch([add_route(row) for row in missing])
 
 
 def drain_spool(directory: Path, attacher: Attacher) -> int:

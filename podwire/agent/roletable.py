@@ -9,6 +9,7 @@ from podwire.agent.admission import Admission
 from podwire.agent.attachments import ROUTED, Attachments
 from podwire.agent.claimer import Claimer
 from podwire.agent.config import AgentConfig
+from podwire.agent.pods import Pods
 from podwire.agent.reaper import Reaper
 from podwire.agent.roles import Role
 from podwire.agent.routed import Routed
@@ -17,7 +18,8 @@ from podwire.agent.wiring import Sockets
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What roles are made of. `boot` names this boot and namespace once the agent has taken over."""
+    """What roles are made of. `boot` names this boot and namespace once the agent has taken over; `mtu` is what pods
+    get now if not told."""
 
     config: AgentConfig
     records: Attachments
@@ -26,6 +28,8 @@ class Parts:
     reaper: Reaper
     claimer: Claimer
     boot: Callable[[], str]
+    mtu: Callable[[], int]
+    pods: Pods
 
 
 def build(parts: Parts) -> dict[str, Role]:
@@ -34,7 +38,8 @@ def build(parts: Parts) -> dict[str, Role]:
     return {
         ROUTED: Routed(
             config.node_name,
-            config.mtu,
+            parts.mtu,
+            parts.pods,
             parts.records,
             parts.sockets,
             parts.admission,

@@ -20,10 +20,12 @@ from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attachments
 from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
+from podwire.agent.pods import Pods
 from podwire.agent.points import reached
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
-from podwire.cni import capabilities, plan, spec
+from podwire.cni import asked, capabilities, plan, spec
+from podwire.cni.asked import Asked
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request, Result
 from podwire.ipam.wish import Wish
@@ -33,12 +35,13 @@ log = logging.getLogger(__name__)
 
 
 class Routed:
-    """`boot` gives the identity of this boot and namespace, for the record."""
+    """`boot` gives the identity of this boot and namespace, for the record; `mtu` what pods get now if not told."""
 
     def __init__(
         self,
         node: str,
-        mtu: int,
+        mtu: Callable[[], int],
+        pods: Pods,
         records: Attachments,
         sockets: Sockets,
         admission: Admission,
@@ -49,6 +52,7 @@ class Routed:
     ) -> None:
         self._node = node
         self._mtu = mtu
+        self._pods = pods
         self._records = records
         self._sockets = sockets
         self._admission = admission
@@ -68,21 +72,21 @@ class Routed:
             raise CniError(spec.INTERNAL, "attachment exists but is damaged", "DEL it first")
         if known is not None:
             self._reaper.finish(key)
-        planned = plan.routed(request, self._mtu, self._entropy(6))
-        self._evict(planned.host_name)
+        wanted = asked.asked(request, self._pods.facts(request))
+        planned = plan.routed(request, wanted.mtu or self._mtu(), wanted.mac or plan.mac_from(self._entropy(6)))
+        self._evict(planned.host_name, wanted)
         record = self._begin(request, planned)
-        pending = self._claim(record)
+        pending = self._claim(record, wanted)
         try:
             index = self._create(planned, inner)
             reached("created")
             complete = replace(planned, addresses=pending.addresses())
             reached("claimed")
-            wire.address_pod(complete, inner)
+            wire.address_pod(complete, inner, wanted.sysctls)
             reached("pod")
             wire.address_host(self._sockets.route(), complete, index)
             reached("host")
-            for address in complete.addresses:
-                self._admission.admit((complete.host_name, address))
+            self._admission.admit(complete.host_name, complete.addresses)
             reached("admitted")
             wire.await_carrier(self._sockets.route(), complete.host_name)
             self._records.put(msgspec.structs.replace(record, addresses=complete.addresses, state=READY))
@@ -116,24 +120,32 @@ class Routed:
         reached("recorded")
         return record
 
-    def _claim(self, record: Attachment) -> Pending:
+    def _claim(self, record: Attachment, wanted: Asked) -> Pending:
         facts = {"node": self._node, "namespace": record.namespace, "pod": record.pod}
-        return self._claimer.claim(Wish(record.handle, {name: value for name, value in facts.items() if value}))
+        return self._claimer.claim(
+            Wish(
+                record.handle,
+                {name: value for name, value in facts.items() if value},
+                families=wanted.families,
+                pools=wanted.pools,
+                exact=wanted.exact,
+                namespace_labels=wanted.namespace_labels,
+            )
+        )
 
-    def _evict(self, name: str) -> None:
-        """A retry of the same pod by another sandbox: the former one loses the name, and its address with its DEL."""
+    def _evict(self, name: str, wanted: Asked) -> None:
+        """A retry of the same pod by another sandbox: the former one loses the name, and its addresses with its DEL;
+        at once where the new one wants the very same."""
         owner = self._records.owner(name)
         if owner is not None:
             log.warning("host interface taken over name=%s from=%s", name, owner.container_id)
-            self._expel(owner)
+            self._admission.expel(name, owner.addresses)
             self._records.put(msgspec.structs.replace(owner, state=DELETED))
             self._reaper.add(owner.key)
         if wire.doom_host(self._sockets.route(), name, owner.addresses if owner else ()):
             self._reaper.wake()
-
-    def _expel(self, record: Attachment) -> None:
-        for address in record.addresses:
-            self._admission.expel((record.host_name, address))
+        if owner is not None and not set(wanted.exact).isdisjoint(owner.addresses):
+            self._reaper.finish(owner.key)
 
     def _create(self, planned: Wiring, inner: int) -> int:
         try:
@@ -152,7 +164,7 @@ class Routed:
         addresses = pending.future.result() if _succeeded(pending.future) else ()
         try:
             wire.doom_host(self._sockets.route(), record.host_name, addresses)
-            self._expel(msgspec.structs.replace(record, addresses=addresses))
+            self._admission.expel(record.host_name, addresses)
             self._records.put(msgspec.structs.replace(record, state=DELETED))
         except (KernelError, OSError) as error:
             # the record still says "wiring": the next start takes it from there
@@ -167,7 +179,7 @@ class Routed:
         record = self._records.get((request.container_id, request.interface, "")) or self._orphan(request)
         owner = self._records.owner(record.host_name)
         if owner is None or owner.key == record.key:  # else the names are someone else's by now
-            self._expel(record)
+            self._admission.expel(record.host_name, record.addresses)
             wire.doom_host(self._sockets.route(), record.host_name, record.addresses)
         reached("doomed")
         self._records.put(msgspec.structs.replace(record, state=DELETED))
@@ -211,11 +223,8 @@ class Routed:
     def _faults(self, record: Attachment, inner: int) -> list[str]:
         wiring = _wiring(record)
         faults = wire.host_faults(self._sockets.route(), wiring) + wire.pod_faults(wiring, inner)
-        members = self._admission.members()
-        for address in record.addresses:
-            if (record.host_name, address) not in members:
-                faults.append(f"{record.host_name} with {address} is not admitted")
-        return faults
+        missing = self._admission.missing(record.host_name, record.addresses)
+        return faults + [f"{record.host_name} with {address} is not admitted" for address in missing]
 
     # -- GC, STATUS -----------------------------------------------------------------------------------------------
 

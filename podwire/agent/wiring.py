@@ -72,6 +72,7 @@ def create(socket: RouteSocket, wiring: Wiring, pod_netns: int) -> int:
 def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
     """The host's way to the pod. Raises KernelError."""
     if any(plan.family(address) == 6 for address in wiring.addresses):
+        netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
         _settings6(wiring.host_name, plan.HOST_SETTINGS6)
     changes = []
     for address in wiring.addresses:
@@ -80,14 +81,16 @@ def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
     socket.batch(changes)
 
 
-def address_pod(wiring: Wiring, pod_netns: int) -> None:
-    """Raise the pod's interfaces, give it its addresses and its ways out. Raises KernelError."""
+def address_pod(wiring: Wiring, pod_netns: int, sysctls: Iterable[tuple[str, str]] = ()) -> None:
+    """Raise the pod's interfaces, give it its addresses and its ways out, set its sysctls. Raises KernelError."""
     with netns.inside(pod_netns):
         inner = RouteSocket()
         if any(plan.family(address) == 6 for address in wiring.addresses):
             for name in ("all", "default", "lo"):
                 netns.write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0")
             _settings6(wiring.pod_name, plan.POD_SETTINGS6)
+        for name, value in sysctls:
+            netns.write_sysctl(name, value)
     with inner:
         index = inner.link_index(wiring.pod_name)
         if index is None:

@@ -79,9 +79,9 @@ def mac_from(entropy: bytes) -> str:
     return bytes([(entropy[0] | 0x02) & 0xFE, *entropy[1:6]]).hex(":")
 
 
-def routed(request: Request, mtu: int, entropy: bytes) -> Wiring:
+def routed(request: Request, mtu: int, mac: str) -> Wiring:
     """The wiring before its addresses are known."""
-    return Wiring(host_name(request), request.interface, mac_from(entropy), mtu)
+    return Wiring(host_name(request), request.interface, mac, mtu)
 
 
 def result(wiring: Wiring, netns: str, dns: Mapping[str, Any] | None = None) -> Result:

@@ -1,0 +1,202 @@
+"""What an attachment shall look like, from all who may have a say: the runtime's call, the pod's annotations, its
+namespace's, the network's configuration, in falling order where they contradict. Pure.
+
+Source: Calico's CNI plugin (annotation names, their syntax, `ipam.assign_ipv4` and so on); `sysctl` is the key of the
+reference plugin `tuning`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from podwire.cni import capabilities
+from podwire.cni.spec import BAD_CONFIG, CniError, Request
+
+_PREFIX = "cni.projectcalico.org/"
+IP_ADDRS = _PREFIX + "ipAddrs"
+HW_ADDR = _PREFIX + "hwAddr"
+FLOATING_IPS = _PREFIX + "floatingIPs"
+IP_FAMILIES = _PREFIX + "ipFamilies"
+POOLS = {4: _PREFIX + "ipv4pools", 6: _PREFIX + "ipv6pools"}
+
+_FAMILY = {"ipv4": 4, "ipv6": 6}
+_SYSCTL_PART = re.compile(r"[A-Za-z0-9_.\-@]+")
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """What the API says of the pod and of its namespace."""
+
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    namespace_annotations: Mapping[str, str] = field(default_factory=dict)
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`families` in the order of the result; `exact` and `floating` at most one address a family; `pools` are names or
+    CIDRs; `mtu` 0 and `mac` "" leave the choice to the agent; `sysctls` are (path below /proc/sys, value)."""
+
+    families: tuple[int, ...] = (4,)
+    exact: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    mac: str = ""
+    mtu: int = 0
+    floating: tuple[str, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def asked(request: Request, facts: PodFacts | None = None) -> Asked:
+    """Raises CniError 7 naming the annotation and the object that has it, or the configuration's key."""
+    facts = facts or PodFacts()
+    pod = _Annotations(f"pod {request.namespace}/{request.pod}", facts.annotations)
+    namespace = _Annotations(f"namespace {request.namespace}", facts.namespace_annotations)
+    ipam = _section(request.config, "ipam")
+    exact = pod.addresses(IP_ADDRS)
+    if not exact:
+        exact = _one_a_family("runtimeConfig.ips", capabilities.addresses(request))
+    floating = pod.addresses(FLOATING_IPS)
+    families = tuple(_family(text) for text in exact) or _families(pod, namespace, ipam)
+    if lost := [text for text in floating if _family(text) not in families]:
+        raise CniError(
+            BAD_CONFIG, f"annotation {FLOATING_IPS} of {pod.what}: no address of that family to lead to", lost[0]
+        )
+    return Asked(
+        families=families,
+        exact=exact,
+        pools=tuple(pool for one in families for pool in _pools(one, pod, namespace, ipam)),
+        mac=pod.mac() or capabilities.mac(request),
+        mtu=_mtu(request.config),
+        floating=floating,
+        sysctls=_sysctls(request),
+        namespace_labels=dict(facts.namespace_labels),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotations:
+    """Those of one object; `what` names it."""
+
+    what: str
+    values: Mapping[str, str]
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """A JSON list of strings; () when the annotation is not there."""
+        raw = self.values.get(name)
+        if raw is None:
+            return ()
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+            raise self.fault(name, 'no JSON list of strings, such as ["10.244.1.7"]', raw)
+        return tuple(value)
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        return _one_a_family(f"annotation {name} of {self.what}", self.strings(name))
+
+    def mac(self) -> str:
+        text = self.values.get(HW_ADDR, "").strip().lower().replace("-", ":")
+        if text:
+            capabilities.check_mac(f"annotation {HW_ADDR} of {self.what}", text)
+        return text
+
+    def fault(self, name: str, text: str, raw: str) -> CniError:
+        return CniError(BAD_CONFIG, f"annotation {name} of {self.what} is {text}", raw[:64])
+
+
+def _one_a_family(where: str, texts: Sequence[str]) -> tuple[str, ...]:
+    found: dict[int, str] = {}
+    for text in texts:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            raise CniError(BAD_CONFIG, f"{where}: no IP address", text[:64]) from None
+        if address.version in found:
+            raise CniError(BAD_CONFIG, f"{where}: more than one IPv{address.version} address", text[:64])
+        found[address.version] = str(address)
+    return tuple(found.values())
+
+
+def _family(text: str) -> int:
+    return 6 if ":" in text else 4
+
+
+def _families(pod: _Annotations, namespace: _Annotations, ipam: Mapping[str, Any]) -> tuple[int, ...]:
+    for level in (pod, namespace):
+        names = level.strings(IP_FAMILIES)
+        if not names:
+            continue
+        wrong = [name for name in names if name.lower() not in _FAMILY]
+        if wrong or len(set(map(str.lower, names))) != len(names):
+            raise level.fault(IP_FAMILIES, 'no list of "IPv4" and "IPv6", each at most once', json.dumps(names))
+        return tuple(_FAMILY[name.lower()] for name in names)
+    wanted = {4: _flag(ipam, "assign_ipv4", True), 6: _flag(ipam, "assign_ipv6", False)}
+    if not any(wanted.values()):
+        raise CniError(BAD_CONFIG, "ipam: assign_ipv4 and assign_ipv6 are both false")
+    return tuple(family for family, yes in wanted.items() if yes)
+
+
+def _pools(family: int, pod: _Annotations, namespace: _Annotations, ipam: Mapping[str, Any]) -> tuple[str, ...]:
+    for level in (pod, namespace):
+        if found := level.strings(POOLS[family]):
+            return found
+    key = f"ipv{family}_pools"
+    stated = ipam.get(key) or ()
+    if not isinstance(stated, list | tuple) or not all(isinstance(item, str) for item in stated):
+        raise CniError(BAD_CONFIG, f"ipam.{key} is not a list of pools")
+    return tuple(stated)
+
+
+def _flag(section: Mapping[str, Any], key: str, default: bool) -> bool:
+    """Calico writes these as strings."""
+    value = section.get(key, default)
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise CniError(BAD_CONFIG, f"ipam.{key} is neither true nor false", text[:64])
+    return text == "true"
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise CniError(BAD_CONFIG, f"{key} is not an object")
+    return value
+
+
+def _mtu(config: Mapping[str, Any]) -> int:
+    value = config.get("mtu") or 0
+    # the lower limits are IPv4's and the kernel's for Ethernet devices
+    if isinstance(value, bool) or not isinstance(value, int) or (value and not 68 <= value <= 65535):
+        raise CniError(BAD_CONFIG, "mtu is no number of bytes between 68 and 65535", repr(value)[:64])
+    return value
+
+
+def _sysctls(request: Request) -> tuple[tuple[str, str], ...]:
+    stated = _section(request.config, "sysctl")
+    return tuple(
+        (_sysctl_path(str(name), request.interface), _sysctl_value(str(name), v)) for name, v in stated.items()
+    )
+
+
+def _sysctl_path(name: str, interface: str) -> str:
+    """`net.ipv4.conf.IFNAME.x`, or the same with slashes (for interfaces with a dot)."""
+    parts = name.split("/") if "/" in name else name.split(".")
+    parts = [interface if part == "IFNAME" else part for part in parts]
+    sane = all(_SYSCTL_PART.fullmatch(part) and part not in (".", "..") for part in parts)
+    if parts[0] != "net" or len(parts) < 2 or not sane:
+        raise CniError(BAD_CONFIG, "sysctl: only names below net. can be set for a pod", name[:64])
+    return "/".join(parts)
+
+
+def _sysctl_value(name: str, value: Any) -> str:
+    if not isinstance(value, str | int) or any(c in str(value) for c in "\0\n"):
+        raise CniError(BAD_CONFIG, f"sysctl {name[:64]}: the value is neither text nor number")
+    return str(int(value)) if isinstance(value, bool) else str(value)
