@@ -215,7 +215,7 @@ def test_an_error_that_quotes_garbage_is_still_json() -> None:
 
 
 def test_routed_plan_has_the_seeds_names() -> None:
-    wiring = plan.routed(parse(), 1450, b"\x01\x02\x03\x04\x05\x06")
+    wiring = plan.routed(parse(), 1450, plan.mac_from(b"\x01\x02\x03\x04\x05\x06"))
     assert (wiring.host_name, wiring.pod_name, wiring.mtu) == ("cali6d09fa47963", "eth0", 1450)
     assert wiring.pod_mac == "02:02:03:04:05:06"
 
