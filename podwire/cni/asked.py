@@ -165,10 +165,10 @@ def _flag(section: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = config.get(key) or {}
-    if not isinstance(value, Mapping):
+    value = config.get(key)
+    if value is not None and not isinstance(value, Mapping):
         raise CniError(BAD_CONFIG, f"{key} is not an object")
-    return value
+    return value or {}
 
 
 def _mtu(config: Mapping[str, Any]) -> int:
