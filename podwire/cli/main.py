@@ -14,6 +14,7 @@ VERBS = {
     "agent": ("podwire.cli.agent", "agent", "The node daemon: addresses, wires and routes of one node's pods."),
     "cni": ("podwire.cli.cni", "cni", "The CNI plugin's files on one node."),
     "ipam": ("podwire.cli.ipam", "ipam", "Addresses of pods: who has them, and whether that is right."),
+    "node": ("podwire.cli.node", "node", "What a node's agent has on record, and what its kernel holds."),
     "bench": ("podwire.cli.bench", "bench", "Measure, and write the figures as JSON."),
 }
 

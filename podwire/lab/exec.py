@@ -56,7 +56,7 @@ def run(node: str, command: Sequence[str], *, stdin: bool, terminal: bool) -> in
     state = find_node(node)
     pid = node_pid(state, node)
     env = _environment(node, terminal=terminal)
-    _enter(pid)
+    enter(pid)
     master, slave = os.openpty() if terminal else (-1, -1)
     child = os.fork()
     if child == 0:
@@ -90,7 +90,7 @@ def _raw(master: int) -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def _enter(pid: int) -> None:
+def enter(pid: int) -> None:
     """Enter the namespaces of `pid`. A namespace that we are in already (the user's, as root) is left as it is."""
     fds = []
     try:

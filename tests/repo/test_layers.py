@@ -28,6 +28,7 @@ PURE = [
     "render",
     "observe/addresses.py",
     "observe/explain.py",
+    "observe/endpoints.py",
     "ipam/blocks.py",
     "cni/spec.py",
     "cni/plan.py",
