@@ -1,21 +1,30 @@
 """The unix socket that the shim calls: one call a connection, served by threads.
 
 Request: u32 length, environment as NUL-ended strings, u32 length, stdin (host byte order); the pod's namespace comes as
-a descriptor with the first byte. Reply: one byte exit code, then stdout, then end of stream.
+a descriptor with the first byte. Reply: one byte exit code, u32 length, stdout.
+
+Only a whole request gets a thread; until then one thread watches all connections, so that callers who are slow, silent
+or many hold up nobody. ADDs, which may wait for addresses, have threads of their own: a DEL never waits behind them.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import logging
 import os
+import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from podwire.cni.errors import DECODE_FAILURE, INTERNAL, CniError
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +32,77 @@ Serve = Callable[[dict[str, str], bytes, int | None], tuple[int, bytes]]
 
 THREADS = 32
 LIMIT_BYTES = 1 << 20
-CALLER_SECONDS = 30.0
+CALLER_SECONDS = 10.0
+"""How long a caller may take to send its request, and then to read its reply."""
+MAX_WAITING = 256
+"""Connections with unfinished requests; the one that waits longest goes first."""
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _LENGTH = struct.Struct("=I")
+_VARIABLES = 256
 
 
 class ProtocolError(Exception):
     """The caller sent something else than a request."""
 
 
+@dataclass(eq=False, slots=True)
+class Call:
+    """A connection whose request is on its way. `deadline` is on the monotonic clock."""
+
+    connection: socket.socket
+    deadline: float
+    buffer: bytearray = field(default_factory=bytearray)
+    descriptors: list[int] = field(default_factory=list)
+
+    def receive(self) -> bool:
+        """Take what is there; whether the request is whole. Raises ProtocolError, OSError, BlockingIOError."""
+        room = socket.CMSG_SPACE(4)
+        part, control, flags, _ = self.connection.recvmsg(1 << 18, room, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, payload in control:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                self.descriptors.extend(fds)
+        if len(self.descriptors) > 1 or flags & socket.MSG_CTRUNC:
+            raise ProtocolError("more than one descriptor")
+        if not part:
+            raise ProtocolError(f"request ends after {len(self.buffer)} bytes")
+        self.buffer += part
+        return _whole(self.buffer)
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.connection.close()
+
+
+def _whole(buffer: bytearray) -> bool:
+    """Whether both parts are there. Raises ProtocolError for impossible lengths and for bytes behind the request."""
+    end = 0
+    for _ in range(2):
+        if len(buffer) < end + 4:
+            return False
+        (size,) = _LENGTH.unpack_from(buffer, end)
+        if size > LIMIT_BYTES:
+            raise ProtocolError(f"{size} bytes announced, the limit is {LIMIT_BYTES}")
+        end += 4 + size
+    if len(buffer) > end:
+        raise ProtocolError("bytes after the request")
+    return len(buffer) == end
+
+
 class CniSocket:
-    """Listens from `start` to `close`; calls in flight are let finish."""
+    """Listens from `start` to `close`; calls in flight are let finish. `serve` should not raise."""
 
     def __init__(self, path: Path, serve: Serve) -> None:
         self._path = path
         self._serve = serve
         self._listener: socket.socket | None = None
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cni")
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._thread: threading.Thread | None = None
+        self._adds = ThreadPoolExecutor(THREADS, thread_name_prefix="cni-add")
+        self._others = ThreadPoolExecutor(THREADS, thread_name_prefix="cni")
 
     def start(self) -> None:
         """Bind and listen; a socket left by a former agent is replaced in one step. Raises OSError."""
@@ -46,68 +110,133 @@ class CniSocket:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(os.fspath(temporary))
-        temporary.chmod(0o600)
-        listener.listen(512)
-        temporary.rename(self._path)
+        try:
+            listener.bind(os.fspath(temporary))
+            temporary.chmod(0o600)
+            listener.listen(512)
+            listener.setblocking(False)
+            temporary.rename(self._path)
+        except OSError:
+            listener.close()
+            raise
         self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), name="cni-accept", daemon=True).start()
+        self._wake = socket.socketpair()
+        self._thread = threading.Thread(
+            target=self._watch, args=(listener, self._wake[1]), name="cni-watch", daemon=True
+        )
+        self._thread.start()
 
     def close(self) -> None:
-        if self._listener is not None:
-            self._listener.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None and self._wake is not None and self._listener is not None:
+            self._wake[0].close()
+            self._thread.join()
+            self._wake[1].close()
             self._listener.close()
             self._path.unlink(missing_ok=True)
-        self._pool.shutdown(wait=True, cancel_futures=False)
+        for pool in (self._adds, self._others):
+            pool.shutdown(wait=True, cancel_futures=False)
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return  # closed
-            self._pool.submit(self._call, connection)
+    def _watch(self, listener: socket.socket, wake: socket.socket) -> None:
+        waiting: dict[Call, None] = {}  # in order of their deadlines
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ, None)
+            selector.register(wake, selectors.EVENT_READ, None)
+            while True:
+                first = next(iter(waiting), None)
+                ready = selector.select(None if first is None else max(0.0, first.deadline - time.monotonic()))
+                for key, _ in ready:
+                    if key.fileobj is wake:
+                        for call in waiting:
+                            call.close()
+                        return
+                    if key.fileobj is listener:
+                        self._accept(listener, selector, waiting)
+                    elif key.data in waiting:
+                        self._advance(key.data, selector, waiting)
+                self._expire(selector, waiting)
 
-    def _call(self, connection: socket.socket) -> None:
-        descriptors: list[int] = []
+    def _accept(self, listener: socket.socket, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
         try:
-            with connection:
-                connection.settimeout(CALLER_SECONDS)
-                env, stdin = receive(connection, descriptors)
-                code, output = self._serve(env, stdin, descriptors[0] if descriptors else None)
-                connection.sendall(bytes([code]) + output)
+            connection, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _SHORT:
+                log.error("cni call not accepted error=%s", error)
+                if waiting:
+                    self._drop(next(iter(waiting)), selector, waiting, "the agent is short of descriptors")
+                else:
+                    time.sleep(0.05)  # whoever has them all gives them back: calls in flight end
+            return
+        connection.setblocking(False)
+        call = Call(connection, time.monotonic() + CALLER_SECONDS)
+        waiting[call] = None
+        selector.register(connection, selectors.EVENT_READ, call)
+        if len(waiting) > MAX_WAITING:
+            self._drop(next(iter(waiting)), selector, waiting, "too many calls at once")
+        self._advance(call, selector, waiting)  # the shim sends at once: mostly all of it is there
+
+    def _advance(self, call: Call, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
+        try:
+            if not call.receive():
+                return
+            env, stdin = decode_request(bytes(call.buffer))
+        except (BlockingIOError, InterruptedError):
+            return
         except (OSError, ProtocolError) as error:
-            log.warning("cni call broken error=%s", error)
+            self._drop(call, selector, waiting, str(error))
+            return
+        selector.unregister(call.connection)
+        del waiting[call]
+        call.buffer.clear()
+        pool = self._adds if env.get("CNI_COMMAND") == "ADD" else self._others
+        pool.submit(self._answer, call, env, stdin)
+
+    def _drop(self, call: Call, selector: selectors.BaseSelector, waiting: dict[Call, None], why: str) -> None:
+        """Refuse a call whose request is not whole: whoever still listens is told."""
+        log.warning("cni call broken error=%s", why)
+        selector.unregister(call.connection)
+        del waiting[call]
+        refusal = CniError(DECODE_FAILURE, "the call to the agent is broken", why).encode("")
+        with contextlib.suppress(OSError):
+            call.connection.send(_reply(1, refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        call.close()
+
+    def _expire(self, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
+        now = time.monotonic()
+        while (first := next(iter(waiting), None)) is not None and first.deadline <= now:
+            self._drop(first, selector, waiting, f"no whole request within {CALLER_SECONDS:.0f} s")
+
+    def _answer(self, call: Call, env: dict[str, str], stdin: bytes) -> None:
+        try:
+            try:
+                code, output = self._serve(env, stdin, call.descriptors[0] if call.descriptors else None)
+            except Exception as error:
+                log.exception("cni call failed")
+                code, output = 1, CniError(INTERNAL, "internal error", repr(error)).encode("")
+            if len(output) > LIMIT_BYTES:
+                code, output = 1, CniError(INTERNAL, "the answer is too large", f"{len(output)} bytes").encode("")
+            call.connection.settimeout(CALLER_SECONDS)
+            call.connection.sendall(_reply(code, output))
+        except OSError as error:
+            log.warning("cni caller gone error=%s", error)
         finally:
-            for descriptor in descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+            call.close()
 
 
-def receive(connection: socket.socket, descriptors: list[int]) -> tuple[dict[str, str], bytes]:
-    """(environment, stdin); descriptors that come along are appended to `descriptors`, for the caller to close."""
-    first, control, _, _ = connection.recvmsg(65536, socket.CMSG_SPACE(4 * 4))
-    for level, kind, payload in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds = array.array("i")
-            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-            descriptors.extend(fds)
-    buffer = bytearray(first)
-    block, end = _part(connection, buffer, 0)
-    stdin, end = _part(connection, buffer, end)
-    if end != len(buffer):
-        raise ProtocolError("bytes after the request")
-    return decode_environment(block), stdin
+def _reply(code: int, output: bytes) -> bytes:
+    return bytes([code]) + _LENGTH.pack(len(output)) + output
 
 
 def decode_environment(block: bytes) -> dict[str, str]:
-    """NUL-ended NAME=VALUE strings."""
-    entries = (entry.decode(errors="replace").partition("=") for entry in block.split(b"\0") if entry)
-    return {name: value for name, _, value in entries}
+    """NUL-ended NAME=VALUE strings. Raises ProtocolError for more than a caller can have."""
+    entries = block.split(b"\0", _VARIABLES)
+    if len(entries) > _VARIABLES:
+        raise ProtocolError(f"more than {_VARIABLES} variables")
+    pairs = (entry.decode(errors="replace").partition("=") for entry in entries if entry)
+    return {name: value for name, _, value in pairs}
 
 
 def decode_request(raw: bytes) -> tuple[dict[str, str], bytes]:
-    """A whole request as the spool keeps it. Raises ProtocolError."""
+    """A whole request, as the spool keeps it. Raises ProtocolError."""
     parts: list[bytes] = []
     offset = 0
     for _ in range(2):
@@ -119,20 +248,3 @@ def decode_request(raw: bytes) -> tuple[dict[str, str], bytes]:
     if offset != len(raw):
         raise ProtocolError("lengths do not add up")
     return decode_environment(parts[0]), parts[1]
-
-
-def _part(connection: socket.socket, buffer: bytearray, offset: int) -> tuple[bytes, int]:
-    _fill(connection, buffer, offset + 4)
-    (size,) = _LENGTH.unpack_from(buffer, offset)
-    if size > LIMIT_BYTES:
-        raise ProtocolError(f"{size} bytes announced, the limit is {LIMIT_BYTES}")
-    _fill(connection, buffer, offset + 4 + size)
-    return bytes(buffer[offset + 4 : offset + 4 + size]), offset + 4 + size
-
-
-def _fill(connection: socket.socket, buffer: bytearray, wanted: int) -> None:
-    while len(buffer) < wanted:
-        part = connection.recv(65536)
-        if not part:
-            raise ProtocolError("request ends early")
-        buffer += part

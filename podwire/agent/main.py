@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +26,7 @@ from podwire.agent.health import Health
 from podwire.agent.loop import Loop
 from podwire.agent.pods import PodApi, Pods
 from podwire.agent.reaper import Reaper
+from podwire.agent.spool import Spool
 from podwire.agent.wiring import Sockets
 from podwire.calc.routes import RouteCalc
 from podwire.cni import build, install
@@ -78,7 +78,8 @@ class Agent:
             pods=self._pods,
         )
         self._attacher = Attacher(self._records, roletable.build(parts))
-        self._socket = CniSocket(config.socket, self._attacher.serve)
+        self._spool = Spool(config.spool, self._attacher.serve)
+        self._socket = CniSocket(config.socket, self._spool.serve)
 
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
@@ -120,10 +121,12 @@ class Agent:
         self._records.load()
         self._complete = recovery.restore(self._records, self._sockets, self._admission, self._reaper, self._boot)
         self._reaper.start()
+        self._spool.start()
         self._socket.start()
 
     def _stop(self) -> None:
         self._socket.close()
+        self._spool.stop()
         self._reaper.stop()
 
     async def _open_attacher(self, allocator: Allocator) -> None:
@@ -134,11 +137,6 @@ class Agent:
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
             log.info("left-over addresses released count=%d", len(freed))
         self._claimer.open(allocator, self._event_loop)
-        if first:
-            drain = threading.Thread(
-                target=recovery.drain_spool, args=(self._config.spool, self._attacher), daemon=True
-            )
-            drain.start()
 
     async def _install(self, loop: Loop) -> None:
         """The CNI configuration appears when pods can be served, and not before: the runtime takes it for readiness."""

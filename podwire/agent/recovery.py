@@ -1,8 +1,8 @@
 """What an agent does first: compares its records with the kernel and finishes what its predecessor had begun.
 
 A record says "wiring": the ADD was never answered, so it is undone. "deleted": the reaper takes it up. "ready": route
-and admission are made right if they are not. Links with our names and no record go. DELs that the shim kept while
-nobody answered are done. Where nothing is new, nothing is written.
+and admission are made right if they are not. Links with our names and no record go. Where nothing
+is new, nothing is written.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from socket import AF_INET6
 
 import msgspec
 
-from podwire.agent import cnisocket
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
-from podwire.agent.attach import Attacher
 from podwire.agent.attachments import DELETED, READY, ROUTED, WIRING, Attachments
-from podwire.agent.cnisocket import ProtocolError
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import DOOMED_PREFIX, Sockets
 from podwire.cni.plan import PREFIX
@@ -84,22 +81,3 @@ def _restore_routes(sockets: Sockets, addresses: Mapping[int, tuple[str, ...]]) 
     held = {(route.destination, route.index) for route in sockets.route().routes(AF_INET6)}
     missing = [row for row in rows if ":" in row.destination and (row.destination, row.index) not in held]
     sockets.route().batch([add_route(row) for row in missing])
-
-
-def drain_spool(directory: Path, attacher: Attacher) -> int:
-    """Do the DELs kept by the shim; how many were done. One that fails stays for the next start."""
-    done = 0
-    for path in sorted(directory.glob("[!.]*")) if directory.is_dir() else []:
-        try:
-            env, stdin = cnisocket.decode_request(path.read_bytes())
-        except ProtocolError as error:
-            log.error("spooled call unreadable file=%s error=%s", path, error)
-            path.rename(path.with_name(f".broken.{path.name}"))
-            continue
-        code, output = attacher.serve(env, stdin, None)
-        if code == 0:
-            path.unlink(missing_ok=True)
-            done += 1
-        else:
-            log.warning("spooled call failed file=%s answer=%s", path, output.decode(errors="replace").strip())
-    return done

@@ -251,7 +251,8 @@ def test_many_calls_at_once_leave_nothing_behind(world: Any, tools: Any) -> None
     assert "dev cali" not in node.space.run("ip", "route")
     assert '"cali' not in node.space.run(tools.nft.program(), "list", "set", "inet", "podwire", "endpoints")
     assert not list((node.folder / "state" / "attachments").iterdir())
-    assert descriptors() <= before + 4
+    # the agent's threads (at most eight for ADDs and eight for the rest here) keep two sockets each
+    assert descriptors() < before + 40
 
 
 def test_api_down(world: Any, tools: Any) -> None:
