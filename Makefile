@@ -3,7 +3,7 @@ PODWIRE := .venv/bin/podwire
 PYTEST := .venv/bin/pytest
 
 # (what each does: make help)
-.PHONY: lab kubectl test check format bench setup clean help
+.PHONY: lab kubectl test test-kubernetes check format bench setup clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,12 @@ test: ## all tests, on a machine with nothing prepared
 	@tools/setup test
 	@tools/setup conformance
 	@tools/run-tests
+
+test-kubernetes: ## the plugin under today's containerd, built from Go modules (minutes, once)
+	@tools/setup test
+	@tools/setup conformance
+	@tests/kubernetes/build >/dev/null
+	@tools/run-tests tests/kubernetes
 
 check: setup ## format, lint, types
 	.venv/bin/ruff format --check podwire tests tools bench
