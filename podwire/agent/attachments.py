@@ -132,6 +132,11 @@ class Attachments:
         with self._guard:
             return [record for record in self._records.values() if not states or record.state in states]
 
+    def bridged(self) -> bool:
+        """Pods are reached by a bridge's prefix, ours or that of who asked us for addresses alone."""
+        with self._guard:
+            return any(record.role in (BRIDGE, IPAM) and record.state != DELETED for record in self._records.values())
+
     def owner(self, host_name: str, states: Iterable[str] = (WIRING, READY)) -> Attachment | None:
         """Whose wiring has the host end of that name now."""
         wanted = tuple(states)

@@ -16,7 +16,7 @@ from podwire.kernel.delta import Delta
 from podwire.kernel.links import Vxlan
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.reconcile import Table, reconcile
-from podwire.kernel.routes import Address, FdbEntry, Neighbour, Route
+from podwire.kernel.routes import TYPE_BLACKHOLE, Address, FdbEntry, Neighbour, Route
 from podwire.kernel.tables import (
     Addresses,
     Fdb,
@@ -51,7 +51,11 @@ def desired(state: NodeState, names: Names) -> Desired:
 
 
 class NodeDatapath:
-    """Keeps the kernel equal to what is desired. Not for use by two threads at once."""
+    """Keeps the kernel equal to what is desired. Not for use by two threads at once.
+
+    `bridged` says that pods of this node are reached by a bridge's prefix instead of routes of their own: then the
+    blackholes of the node's blocks, being more exact, would swallow them.
+    """
 
     def __init__(
         self,
@@ -60,11 +64,13 @@ class NodeDatapath:
         names: Names,
         sysctl: Sysctl = netns.write_sysctl,
         read_sysctl: Callable[[str], str] = netns.read_sysctl,
+        bridged: Callable[[], bool] = lambda: False,
     ) -> None:
         self._kernel = kernel
         self._names = names
         self._sysctl = sysctl
         self._read_sysctl = read_sysctl
+        self._bridged = bridged
         self._links: Delta[str, VxlanLink] = Delta()
         self._links_table = Links(kernel, frozenset({names.tunnel}))
         self._nat: Delta[str, NftBody] = Delta()
@@ -142,7 +148,10 @@ class NodeDatapath:
         indexes = {name: self._kernel.link(name) for name in {row.interface for row in rows.values() if row.interface}}
         wanted = {}
         missing = []
+        bridged = self._bridged()
         for key, row in rows.items():
+            if bridged and row.type == TYPE_BLACKHOLE:
+                continue
             link = indexes.get(row.interface)
             if row.interface and link is None:
                 missing.append(KernelError(f"route {row}", errno.ENODEV))

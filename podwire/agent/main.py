@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.health import Health
 from podwire.agent.loop import Loop
 from podwire.agent.pods import PodApi, Pods
+from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.spool import Spool
 from podwire.agent.wiring import Sockets
@@ -58,7 +58,7 @@ class Agent:
         self._complete = False
         self._boot = ""
         self._uplink_mtu = mtu.DEFAULT
-        self._pools: Mapping[str, IPPool] = {}
+        self._loop: Loop | None = None
         self._claimer = Claimer()
         self._pods = Pods(api, config.node_name)
         self.health = Health()
@@ -73,9 +73,12 @@ class Agent:
             self._admission,
             self._reaper,
             self._claimer,
+            Readiness(self.health, self._claimer, self._known_pools),
             boot=lambda: self._boot,
             mtu=self._pod_mtu,
             pods=self._pods,
+            pools=self._known_pools,
+            pod_cidrs=self._pod_cidrs,
         )
         self._attacher = Attacher(self._records, roletable.build(parts))
         self._spool = Spool(config.spool, self._attacher.serve)
@@ -88,9 +91,9 @@ class Agent:
         server = await health_page.listen(self.health, self._config.health_port)
         self.health.good("start")
         names = await asyncio.to_thread(self._names)
-        datapath = NodeDatapath(RouteSocket(), Nft(), names)
+        datapath = NodeDatapath(RouteSocket(), Nft(), names, bridged=self._records.bridged)
         loop = Loop(self._api, RouteCalc(self._config.node_name), datapath, names, self.health)
-        self._pools = loop.pools
+        self._loop = loop
         enrolment = Enrolment(
             self._api, self._config.node_name, self._config.node_ip, loop, self.health, self._open_attacher
         )
@@ -113,7 +116,14 @@ class Agent:
         return Names(uplink=name, vni=config.vxlan_vni, port=config.vxlan_port, mtu=size)
 
     def _pod_mtu(self) -> int:
-        return self._config.mtu or mtu.pods(self._uplink_mtu, list(self._pools.values()), self._config.node_ip)
+        return self._config.mtu or mtu.pods(self._uplink_mtu, self._known_pools(), self._config.node_ip)
+
+    def _known_pools(self) -> list[IPPool]:
+        return list(self._loop.pools.values()) if self._loop is not None else []
+
+    def _pod_cidrs(self) -> tuple[str, ...]:
+        node = self._loop.nodes.get(self._config.node_name) if self._loop is not None else None
+        return tuple(node.pod_cidrs) if node is not None else ()
 
     def _take_over(self) -> None:
         points.arm(os.environ.get("PODWIRE_FAULT", ""))

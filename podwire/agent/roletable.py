@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from podwire.agent.admission import Admission
-from podwire.agent.attachments import ROUTED, Attachments
+from podwire.agent.attachments import IPAM, ROUTED, Attachments
 from podwire.agent.claimer import Claimer
 from podwire.agent.config import AgentConfig
+from podwire.agent.ipamrole import Addresses
 from podwire.agent.pods import Pods
+from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.roles import Role
 from podwire.agent.routed import Routed
 from podwire.agent.wiring import Sockets
+from podwire.model.ippool import IPPool
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What roles are made of. `boot` names this boot and namespace once the agent has taken over; `mtu` is what pods
-    get now if not told."""
+    get now if not told, `pools` and `pod_cidrs` (the node's own) what the API last told."""
 
     config: AgentConfig
     records: Attachments
@@ -27,9 +30,12 @@ class Parts:
     admission: Admission
     reaper: Reaper
     claimer: Claimer
+    readiness: Readiness
     boot: Callable[[], str]
     mtu: Callable[[], int]
     pods: Pods
+    pools: Callable[[], Sequence[IPPool]]
+    pod_cidrs: Callable[[], tuple[str, ...]]
 
 
 def build(parts: Parts) -> dict[str, Role]:
@@ -45,6 +51,19 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.admission,
             parts.reaper,
             parts.claimer,
+            parts.readiness,
             parts.boot,
+        ),
+        IPAM: Addresses(
+            config.node_name,
+            parts.pods,
+            parts.records,
+            parts.sockets,
+            parts.reaper,
+            parts.claimer,
+            parts.readiness,
+            parts.boot,
+            parts.pools,
+            parts.pod_cidrs,
         ),
     }

@@ -22,13 +22,13 @@ from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attach
 from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
 from podwire.agent.pods import Pods
 from podwire.agent.points import reached
+from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.cni import asked, capabilities, plan, spec
 from podwire.cni.asked import Asked
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request, Result
-from podwire.ipam.wish import Wish
 from podwire.kernel.netlink import KernelError
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Routed:
         admission: Admission,
         reaper: Reaper,
         claimer: Claimer,
+        readiness: Readiness,
         boot: Callable[[], str],
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -58,6 +59,7 @@ class Routed:
         self._admission = admission
         self._reaper = reaper
         self._claimer = claimer
+        self._readiness = readiness
         self._boot = boot
         self._entropy = entropy
 
@@ -76,7 +78,7 @@ class Routed:
         planned = plan.routed(request, wanted.mtu or self._mtu(), wanted.mac or plan.mac_from(self._entropy(6)))
         self._evict(planned.host_name, wanted)
         record = self._begin(request, planned)
-        pending = self._claim(record, wanted)
+        pending = self._claimer.claim(asked.wish(request, self._node, wanted))
         try:
             index = self._create(planned, inner)
             reached("created")
@@ -119,19 +121,6 @@ class Routed:
         self._records.put(record)
         reached("recorded")
         return record
-
-    def _claim(self, record: Attachment, wanted: Asked) -> Pending:
-        facts = {"node": self._node, "namespace": record.namespace, "pod": record.pod}
-        return self._claimer.claim(
-            Wish(
-                record.handle,
-                {name: value for name, value in facts.items() if value},
-                families=wanted.families,
-                pools=wanted.pools,
-                exact=wanted.exact,
-                namespace_labels=wanted.namespace_labels,
-            )
-        )
 
     def _evict(self, name: str, wanted: Asked) -> None:
         """A retry of the same pod by another sandbox: the former one loses the name, and its addresses with its DEL;
@@ -241,8 +230,7 @@ class Routed:
                 self._reaper.wake()
 
     def status(self, request: Request) -> None:
-        if not self._claimer.ready:
-            raise CniError(spec.UNAVAILABLE, "not ready", "the agent has not yet learned what the cluster holds")
+        self._readiness.check()
 
 
 def _succeeded(future: concurrent.futures.Future[tuple[str, ...]]) -> bool:

@@ -19,7 +19,7 @@ from podwire.kernel import links, netns, routes
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.netlink import KernelError, Message
 from podwire.kernel.nfelements import ElementSocket
-from podwire.kernel.routes import PROTOCOL_BOOT, SCOPE_LINK, Address, Neighbour, Route
+from podwire.kernel.routes import PROTOCOL_BOOT, PROTOCOL_PODWIRE, SCOPE_LINK, TYPE_BLACKHOLE, Address, Neighbour, Route
 
 DOOMED_GROUP = 0x706F64
 DOOMED_PREFIX = "pw"
@@ -47,6 +47,16 @@ class Sockets(threading.local):
 def host_route(address: str, index: int) -> Route:
     """The route to a local pod: by its host end, protocol boot, so that `ip route` prints it bare."""
     return Route(plan.host_prefix(address), index=index, scope=SCOPE_LINK, protocol=PROTOCOL_BOOT)
+
+
+def drop_blackholes(socket: RouteSocket) -> None:
+    """Those of the node's blocks: pods behind a bridge have no routes of their own to win over them.
+
+    The datapath keeps them away from then on (`bridged`). Raises KernelError.
+    """
+    held = [*socket.routes(AF_INET), *socket.routes(AF_INET6)]
+    ours = [route for route in held if route.type == TYPE_BLACKHOLE and route.protocol == PROTOCOL_PODWIRE]
+    _tolerate(socket, [routes.delete_route(route) for route in ours], errno.ESRCH)
 
 
 def create(socket: RouteSocket, wiring: Wiring, pod_netns: int) -> int:

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from podwire.cni import capabilities
+from podwire.cni import capabilities, plan
 from podwire.cni.spec import BAD_CONFIG, CniError, Request
+from podwire.ipam.wish import Wish
 
 _PREFIX = "cni.projectcalico.org/"
 IP_ADDRS = _PREFIX + "ipAddrs"
@@ -76,6 +77,19 @@ def asked(request: Request, facts: PodFacts | None = None) -> Asked:
         floating=floating,
         sysctls=_sysctls(request),
         namespace_labels=dict(facts.namespace_labels),
+    )
+
+
+def wish(request: Request, node: str, wanted: Asked) -> Wish:
+    """What IPAM is asked for; the facts are kept with the addresses."""
+    facts = {"node": node, "namespace": request.namespace, "pod": request.pod}
+    return Wish(
+        plan.handle(request),
+        {name: value for name, value in facts.items() if value},
+        families=wanted.families,
+        pools=wanted.pools,
+        exact=wanted.exact,
+        namespace_labels=wanted.namespace_labels,
     )
 
 

@@ -145,7 +145,9 @@ class Pod:
     def host_name(self) -> str:
         return str(self.result["interfaces"][0]["name"])
 
-    def call(self, command: str, *, netns_path: str | None = None, **config: Any) -> tuple[int, str]:
+    def call(
+        self, command: str, *, netns_path: str | None = None, program: str = "podwire", **config: Any
+    ) -> tuple[int, str]:
         """The shim as a runtime runs it: (exit code, stdout)."""
         env = {
             "CNI_COMMAND": command,
@@ -156,9 +158,9 @@ class Pod:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name}",
         }
         network = {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "podwire", **config}
-        program = ["nsenter", f"--net={self.node.space.path}", str(self.node.bin_dir / "podwire")]
+        line = ["nsenter", f"--net={self.node.space.path}", str(self.node.bin_dir / program)]
         done = subprocess.run(
-            program, env=env, input=json.dumps(network).encode(), capture_output=True, timeout=60, check=False
+            line, env=env, input=json.dumps(network).encode(), capture_output=True, timeout=60, check=False
         )
         return done.returncode, done.stdout.decode()
 
