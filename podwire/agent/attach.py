@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from podwire.agent import roles
 from podwire.agent.attachments import DELETED, READY, Attachment, Attachments
+from podwire.agent.claimer import Claimer, Ticket
 from podwire.agent.roles import Role
 from podwire.cni import plan, spec
 from podwire.cni.spec import CniError, Request
@@ -23,21 +24,47 @@ from podwire.kernel.netlink import KernelError
 
 log = logging.getLogger(__name__)
 
+Whose = tuple[str, str, str]  # role, container ID, interface
+
 
 class Attacher:
     """Serves calls from several threads. `table` has the roles by the names that `roles.pick` gives."""
 
-    def __init__(self, records: Attachments, table: Mapping[str, Role]) -> None:
+    def __init__(self, records: Attachments, table: Mapping[str, Role], claimer: Claimer) -> None:
         self._records = records
         self._table = table
+        self._claimer = claimer
+        self._tickets: dict[int, tuple[Whose, Ticket]] = {}  # by the identity of the call's environment
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._guard = threading.Lock()
+
+    def arrive(self, env: dict[str, str]) -> None:
+        """A whole call is there, and `serve` will be called with the same `env`: threads may take calls up in another
+        order than they came in, and a DEL must not wait for the addresses of an ADD that nobody wants any more."""
+        command = env.get("CNI_COMMAND")
+        whose = env.get("PODWIRE_ROLE", ""), env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", "")
+        with self._guard:
+            if command == "ADD":
+                self._tickets[id(env)] = whose, Ticket()
+            elif command == "DEL":
+                for other, ticket in self._tickets.values():
+                    if other == whose:
+                        ticket.cancel()
 
     def serve(self, env: dict[str, str], stdin: bytes, netns_fd: int | None) -> tuple[int, bytes]:
         """Exit code and stdout of one call; never raises."""
         try:
+            return self._serve(env, stdin, netns_fd)
+        finally:
+            with self._guard:
+                self._tickets.pop(id(env), None)
+
+    def _serve(self, env: dict[str, str], stdin: bytes, netns_fd: int | None) -> tuple[int, bytes]:
+        try:
             request = spec.parse(env, stdin)
-            return 0, self._dispatch(request, netns_fd)
+            _, ticket = self._tickets.get(id(env), ("", Ticket()))
+            with self._claimer.serving(ticket):
+                return 0, self._dispatch(request, netns_fd, ticket)
         except CniError as error:
             log.info("cni refused command=%s code=%d error=%s", env.get("CNI_COMMAND"), error.code, error)
             return 1, error.encode(spec.stated_version(stdin))
@@ -51,7 +78,7 @@ class Attacher:
             log.exception("cni failed command=%s", env.get("CNI_COMMAND"))
             return 1, CniError(spec.INTERNAL, "internal error", repr(error)).encode(spec.stated_version(stdin))
 
-    def _dispatch(self, request: Request, netns_fd: int | None) -> bytes:
+    def _dispatch(self, request: Request, netns_fd: int | None, ticket: Ticket) -> bytes:
         if request.command == "STATUS":
             self._role(request, None).status(request)
             return b""
@@ -70,6 +97,7 @@ class Attacher:
                 if request.command == "CHECK":
                     role.check(request, inner)
                     return b""
+                ticket.check()
                 return spec.encode(role.add(request, inner), request.version)
 
     def _role(self, request: Request, record: Attachment | None) -> Role:

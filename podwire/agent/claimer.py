@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -43,9 +45,33 @@ class Pending:
         except Exception as error:
             raise CniError(spec.TRY_AGAIN, "cannot claim an address", str(error)) from error
 
+
+class Ticket:
+    """One ADD from its arrival on. A DEL that overtakes it, or comes while it runs, cancels it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._pending: list[Pending] = []
+        self._cancelled = False
+
     def cancel(self) -> None:
-        """Whoever waits for it goes on with an error; the handle's release gives back what was claimed nevertheless."""
-        self.future.cancel()
+        """Whoever waits for a claim of this ADD goes on with an error; what was claimed is released with the handle."""
+        with self._guard:
+            self._cancelled = True
+            for pending in self._pending:
+                pending.future.cancel()
+
+    def check(self) -> None:
+        """Raises CniError 11 once cancelled."""
+        if self._cancelled:
+            raise CniError(spec.TRY_AGAIN, "a DEL of the same attachment came meanwhile")
+
+    def hold(self, pending: Pending) -> None:
+        """To be cancelled with the ADD."""
+        with self._guard:
+            self._pending.append(pending)
+            if self._cancelled:
+                pending.future.cancel()
 
 
 class Claimer:
@@ -54,6 +80,16 @@ class Claimer:
     def __init__(self) -> None:
         self._claims: Claims | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._serving = threading.local()
+
+    @contextmanager
+    def serving(self, ticket: Ticket) -> Iterator[None]:
+        """The calling thread's claims belong to this ADD."""
+        self._serving.ticket = ticket
+        try:
+            yield
+        finally:
+            self._serving.ticket = None
 
     def open(self, claims: Claims, loop: asyncio.AbstractEventLoop) -> None:
         """From now on addresses can be had; `claims` is used on `loop` only."""
@@ -71,7 +107,11 @@ class Claimer:
 
     def claim(self, wish: Wish) -> Pending:
         """Raises CniError 11 while the door is shut."""
-        return Pending(self._submit(self._assign(self.require(), wish)))
+        pending = Pending(self._submit(self._assign(self.require(), wish)))
+        ticket: Ticket | None = getattr(self._serving, "ticket", None)
+        if ticket is not None:
+            ticket.hold(pending)
+        return pending
 
     async def _assign(self, claims: Claims, wish: Wish) -> tuple[str, ...]:
         return tuple(await claims.assign(wish))

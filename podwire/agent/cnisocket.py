@@ -93,11 +93,13 @@ def _whole(buffer: bytearray) -> bool:
 
 
 class CniSocket:
-    """Listens from `start` to `close`; calls in flight are let finish. `serve` should not raise."""
+    """Listens from `start` to `close`; calls in flight are let finish. `serve` should not raise; `arrive` is told of
+    each call's environment in the order of their coming."""
 
-    def __init__(self, path: Path, serve: Serve) -> None:
+    def __init__(self, path: Path, serve: Serve, arrive: Callable[[dict[str, str]], None] = lambda env: None) -> None:
         self._path = path
         self._serve = serve
+        self._arrive = arrive
         self._listener: socket.socket | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
@@ -187,6 +189,7 @@ class CniSocket:
         selector.unregister(call.connection)
         del waiting[call]
         call.buffer.clear()
+        self._arrive(env)
         pool = self._adds if env.get("CNI_COMMAND") == "ADD" else self._others
         pool.submit(self._answer, call, env, stdin)
 

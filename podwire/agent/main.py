@@ -80,9 +80,9 @@ class Agent:
             pools=self._known_pools,
             pod_cidrs=self._pod_cidrs,
         )
-        self._attacher = Attacher(self._records, roletable.build(parts))
+        self._attacher = Attacher(self._records, roletable.build(parts), self._claimer)
         self._spool = Spool(config.spool, self._attacher.serve)
-        self._socket = CniSocket(config.socket, self._spool.serve)
+        self._socket = CniSocket(config.socket, self._spool.serve, self._attacher.arrive)
 
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""

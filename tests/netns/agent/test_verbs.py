@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from typing import Any
 
-from podwire.model.gvr import IPAMHANDLES, IPPOOLS
+from podwire.model.gvr import IPAMHANDLES, IPPOOLS, NAMESPACES, PODS
 
 
 def handles(world: Any) -> set[str]:
@@ -88,3 +89,28 @@ def test_addresses_alone(world: Any, tools: Any) -> None:
     assert one.call("DEL", program="podwire-ipam") == (0, "")
     assert two.call("GC", program="podwire-ipam", cniVersion="1.1.0", **valid()) == (0, "")
     tools.until("released", lambda: not [name for name in handles(world) if "c-" in name])
+
+
+def test_del_overtakes_a_running_add(world: Any, tools: Any) -> None:
+    node = world.nodes[0]
+    pod, other = node.pod("a"), node.pod("b")
+    world.api.do(world.api.fake.create(NAMESPACES, {"metadata": {"name": "default"}}))
+    known = {"metadata": {"name": "a", "namespace": "default"}, "spec": {"nodeName": node.name, "containers": []}}
+    world.api.do(world.api.fake.create(PODS, known))
+    exact = {"ips": ["10.244.1.50"]}  # no address claimed ahead will do
+    world.api.fake.latency = 4.0
+    answer: list[tuple[int, str]] = []
+    caller = threading.Thread(target=lambda: answer.append(pod.call("ADD", runtimeConfig=exact)))
+    caller.start()
+    tools.until("veth made", lambda: ": cali" in node.space.run("ip", "link"), seconds=20)
+    pod.delete()
+    caller.join(30)
+    world.api.fake.latency = 0.0
+    assert (answer[0][0], json.loads(answer[0][1])["code"]) == (1, 11)
+    assert "DEL" in json.loads(answer[0][1])["msg"]
+    tools.until("host end gone", lambda: ": cali" not in node.space.run("ip", "link"))
+    other.add()
+    handle = f"k8s-pod-network.{pod.container_id}"
+    tools.until("address given back", lambda: handle not in handles(world), seconds=30)
+    pod.add()
+    assert tools.talk(pod.space, node.space, node.address) == pod.address
