@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from podwire.cni.install import CONFLIST, NETWORK
+from podwire.cni.install import CONFLIST
+from podwire.cni.listing import NETWORK
 from tests.conformance.conftest import Site, Space, conflist, talk
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from podwire.cni.install import NETWORK
+from podwire.cni.listing import NETWORK
 from tests.conformance.conftest import CACHE, Site
 
 CONTAINERS = """\
