@@ -9,6 +9,7 @@ Source: Calico's IPAMBlock (shape and order), projectcalico.org/v3.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,7 +37,12 @@ class Attribute:
         return Attribute(handle, tuple(sorted(facts.items())))
 
     def fact(self, name: str) -> str:
-        return dict(self.secondary).get(name, "")
+        return next((value for key, value in self.secondary if key == name), "")
+
+    @property
+    def released(self) -> str:
+        """When the address was given back and began to rest; '' while somebody holds it."""
+        return "" if self.handle else next((str(value) for key, value in self.extra if key == "releasedAt"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +73,10 @@ class Block:
         return not self.attributes
 
     def holdings(self) -> dict[str, list[int]]:
-        """The ordinals of every handle."""
+        """The ordinals of every handle; addresses that rest are nobody's."""
         found: dict[str, list[int]] = {}
         for ordinal, index in enumerate(self.allocations):
-            if index is not None:
+            if index is not None and not self.attributes[index].released:
                 found.setdefault(self.attributes[index].handle, []).append(ordinal)
         return found
 
@@ -89,73 +95,152 @@ def fresh(cidr: Cidr, affinity: str, claimed: str = "") -> Block:
     return Block(cidr, affinity, (None,) * cidr.size, tuple(range(cidr.size)), claimed=claimed)
 
 
+class Draft:
+    """A block being changed in place; `done` gives the changed value. One change costs the same however big the block.
+
+    Who takes an ordinal is noted with the block's sequence, so that a release can tell one holder from the next.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self._allocations = list(block.allocations)
+        self._queue = deque(block.unallocated)
+        self._attributes = list(block.attributes)
+        self._indexes = {attribute: index for index, attribute in enumerate(self._attributes)}
+        self._taken_at = dict(block.taken_at)
+        self._changed = False
+
+    def holder(self, ordinal: int) -> Attribute | None:
+        index = self._allocations[ordinal]
+        return None if index is None else self._attributes[index]
+
+    def room(self, reserved: Reserved | None = None) -> int:
+        """How many addresses automatic assignment can still take."""
+        if reserved is None:
+            return len(self._queue)
+        return sum(not reserved(self.block.cidr.first + ordinal) for ordinal in self._queue)
+
+    def count(self, handle: str) -> int:
+        """How many addresses a handle holds."""
+        indexes = {index for index, item in enumerate(self._attributes) if item.handle == handle}
+        return sum(index in indexes for index in self._allocations) if indexes else 0
+
+    def take(self, attribute: Attribute, reserved: Reserved | None = None) -> int | None:
+        """The next free address; reserved ones keep their place in the queue. None when nothing is left."""
+        queue = self._queue
+        if not queue:
+            return None
+        if reserved is None:
+            ordinal = queue.popleft()
+        else:
+            first = self.block.cidr.first
+            free = (at for at, candidate in enumerate(queue) if not reserved(first + candidate))
+            place = next(free, None)
+            if place is None:
+                return None
+            ordinal = queue[place]
+            del queue[place]
+        self._give(ordinal, attribute)
+        return ordinal
+
+    def take_exact(self, ordinal: int, attribute: Attribute) -> None:
+        """That one address, reserved or not. Raises BlockError when somebody holds it."""
+        if self._allocations[ordinal] is not None:
+            raise BlockError(
+                f"address {self.block.cidr.address(ordinal)} of block {self.block.cidr} is already assigned"
+            )
+        self._queue.remove(ordinal)
+        self._give(ordinal, attribute)
+
+    def hand_over(self, ordinal: int, attribute: Attribute) -> None:
+        """A taken address gets another holder, without being free in between."""
+        self._give(ordinal, attribute)
+
+    def undo(self, ordinal: int) -> None:
+        """What this draft took, as if it had not."""
+        self._allocations[ordinal] = None
+        self._taken_at.pop(ordinal, None)
+        self._queue.appendleft(ordinal)
+
+    def release(self, ordinals: Iterable[int], resting: Attribute | None = None) -> list[int]:
+        """Addresses back to the tail of the queue, in the order given; those that were taken. With `resting` (see
+        `cooling`) they stay out of the queue under that attribute."""
+        freed = []
+        for ordinal in ordinals:
+            if self._allocations[ordinal] is not None:
+                self._allocations[ordinal] = None
+                self._taken_at.pop(ordinal, None)
+                freed.append(ordinal)
+                if resting is not None:
+                    self._allocations[ordinal] = self._index(resting)
+                else:
+                    self._queue.append(ordinal)
+        self._changed |= bool(freed)
+        return freed
+
+    def thaw(self, rested: Callable[[str], bool]) -> None:
+        """Addresses whose rest is over (asked with the time of their release) join the queue."""
+        ready = {index for index, item in enumerate(self._attributes) if item.released and rested(item.released)}
+        if ready:
+            self.release([ordinal for ordinal, index in enumerate(self._allocations) if index in ready])
+
+    def done(self) -> Block:
+        """The changed block; attributes that nobody uses any more are gone, and the indexes closed up."""
+        if not self._changed:
+            return self.block
+        used = sorted({index for index in self._allocations if index is not None})
+        moved = {old: new for new, old in enumerate(used)}
+        return replace(
+            self.block,
+            allocations=tuple(None if index is None else moved[index] for index in self._allocations),
+            unallocated=tuple(self._queue),
+            attributes=tuple(self._attributes[index] for index in used),
+            taken_at=tuple(self._taken_at.items()),
+        )
+
+    def _give(self, ordinal: int, attribute: Attribute) -> None:
+        self._allocations[ordinal] = self._index(attribute)
+        self._taken_at[ordinal] = self.block.sequence
+        self._changed = True
+
+    def _index(self, attribute: Attribute) -> int:
+        index = self._indexes.get(attribute)
+        if index is None:
+            index = self._indexes[attribute] = len(self._attributes)
+            self._attributes.append(attribute)
+        return index
+
+
+def cooling(released: str) -> Attribute:
+    """The attribute of addresses that rest after their release (ipCooldownSeconds): the time alone, RFC 3339."""
+    return Attribute("", (), (("releasedAt", released),))
+
+
 def assign(
     block: Block, wanted: Iterable[Attribute], reserved: Reserved | None = None
 ) -> tuple[Block, list[tuple[Attribute, int]]]:
-    """One address for each of `wanted`, as far as they last: the new block and (who, ordinal) of those served.
-
-    Reserved addresses keep their place in the queue.
-    """
-    queue, kept = list(block.unallocated), []
-    allocations, attributes = list(block.allocations), list(block.attributes)
-    indexes = {attribute: index for index, attribute in enumerate(attributes)}
-    taken_at, served = dict(block.taken_at), []
-    position = 0
+    """One address for each of `wanted`, as far as they last: the new block and (who, ordinal) of those served."""
+    draft, served = Draft(block), []
     for attribute in wanted:
-        while position < len(queue) and reserved is not None and reserved(block.cidr.first + queue[position]):
-            kept.append(queue[position])
-            position += 1
-        if position == len(queue):
+        ordinal = draft.take(attribute, reserved)
+        if ordinal is None:
             break
-        ordinal = queue[position]
-        position += 1
-        if attribute not in indexes:
-            indexes[attribute] = len(attributes)
-            attributes.append(attribute)
-        allocations[ordinal] = indexes[attribute]
-        taken_at[ordinal] = block.sequence
         served.append((attribute, ordinal))
-    if not served:
-        return block, []
-    changed = replace(
-        block,
-        allocations=tuple(allocations),
-        unallocated=tuple(kept + queue[position:]),
-        attributes=tuple(attributes),
-        taken_at=tuple(taken_at.items()),
-    )
-    return changed, served
+    return draft.done(), served
 
 
 def assign_exact(block: Block, ordinal: int, attribute: Attribute) -> Block:
     """That one address, reserved or not. Raises BlockError when somebody holds it."""
-    if block.allocations[ordinal] is not None:
-        raise BlockError(f"address {block.cidr.address(ordinal)} of block {block.cidr} is already assigned")
-    one = replace(block, unallocated=(ordinal, *(o for o in block.unallocated if o != ordinal)))
-    return assign(one, [attribute])[0]
+    draft = Draft(block)
+    draft.take_exact(ordinal, attribute)
+    return draft.done()
 
 
 def release(block: Block, ordinals: Iterable[int]) -> Block:
-    """Give addresses back, to the tail of the queue, in the order given; those that are free already are passed over.
-    Attributes that nobody uses any more go, and the indexes close up."""
-    allocations, queue = list(block.allocations), list(block.unallocated)
-    freed = set()
-    for ordinal in ordinals:
-        if allocations[ordinal] is not None:
-            allocations[ordinal] = None
-            queue.append(ordinal)
-            freed.add(ordinal)
-    if not freed:
-        return block
-    used = sorted({index for index in allocations if index is not None})
-    moved = {old: new for new, old in enumerate(used)}
-    return replace(
-        block,
-        allocations=tuple(None if index is None else moved[index] for index in allocations),
-        unallocated=tuple(queue),
-        attributes=tuple(block.attributes[index] for index in used),
-        taken_at=tuple((ordinal, at) for ordinal, at in block.taken_at if ordinal not in freed),
-    )
+    """Give addresses back, to the tail of the queue, in the order given; free ones are passed over."""
+    draft = Draft(block)
+    draft.release(ordinals)
+    return draft.done()
 
 
 def release_handle(block: Block, handle: str) -> tuple[Block, list[int]]:
@@ -233,6 +318,8 @@ def _attribute(item: Mapping[str, Any]) -> Attribute:
 
 
 def _stored(attribute: Attribute) -> dict[str, Any]:
+    if attribute.released:
+        return _plain(attribute.extra)
     return {"handle_id": attribute.handle, "secondary": dict(attribute.secondary), **_plain(attribute.extra)}
 
 

@@ -39,6 +39,12 @@ class Taken:
             self._by_length.setdefault(cidr.length, set()).add(cidr)
         self._wide: dict[int, set[Cidr]] = {}
 
+    def add(self, cidr: Cidr) -> None:
+        self._by_length.setdefault(cidr.length, set()).add(cidr)
+        for length, around in self._wide.items():
+            if length < cidr.length:
+                around.add(Cidr.around(cidr.first, length, cidr.width))
+
     def overlaps(self, cidr: Cidr) -> bool:
         for length, members in self._by_length.items():
             if length <= cidr.length and Cidr.around(cidr.first, length, cidr.width) in members:

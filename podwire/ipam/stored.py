@@ -1,4 +1,4 @@
-"""Blocks, affinities and handles as the API stores them: read, compare-and-swap, claim.
+"""Blocks and affinities as the API stores them: read, compare-and-swap, claim, give up.
 
 Everything here is one or a few API calls with a defined outcome under rivalry; what to do next is decided in `claims`.
 Source: Calico's IPAM protocol (object shapes, order of writes), projectcalico.org/v3.
@@ -13,7 +13,7 @@ from podwire.ipam.blocks import Block
 from podwire.model.address import Cidr
 from podwire.model.api import Api, ApiError, Object
 from podwire.model.block import affinity_name, block_name, hostname_hash
-from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES
+from podwire.model.gvr import BLOCKAFFINITIES, GVR, IPAMBLOCKS
 
 TRIES = 100
 
@@ -30,20 +30,24 @@ class Held:
     metadata: Object
 
 
-def _held(obj: Object) -> Held | None:
-    """None for a block that is being deleted."""
-    return (
-        None if obj["spec"].get("deleted") in (True, "true") else Held(blocks.from_spec(obj["spec"]), obj["metadata"])
-    )
+def _gone(obj: Object) -> bool:
+    """It is being deleted: for readers it is not there. The older layout writes the flag as text."""
+    return obj["spec"].get("deleted") in (True, "true")
 
 
 async def read(api: Api, cidr: Cidr) -> Held | None:
+    """A block; None if there is none. One whose deletion was cut off is deleted now. Raises BlockError for one that
+    contradicts itself."""
     try:
-        return _held(await api.get(IPAMBLOCKS, block_name(str(cidr))))
+        obj = await api.get(IPAMBLOCKS, block_name(str(cidr)))
     except ApiError as error:
         if error.not_found:
             return None
         raise
+    if _gone(obj):
+        await _erase(api, IPAMBLOCKS, obj["metadata"])
+        return None
+    return Held(blocks.from_spec(obj["spec"]), obj["metadata"])
 
 
 async def read_all(api: Api) -> list[Held]:
@@ -51,9 +55,9 @@ async def read_all(api: Api) -> list[Held]:
     found = []
     for obj in (await api.list(IPAMBLOCKS))[0]:
         try:
-            if held := _held(obj):
-                found.append(held)
-        except (ValueError, blocks.BlockError):
+            if not _gone(obj):
+                found.append(Held(blocks.from_spec(obj["spec"]), obj["metadata"]))
+        except (ValueError, KeyError, blocks.BlockError):
             continue
     return found
 
@@ -63,27 +67,28 @@ def _object(block: Block, metadata: Object) -> Object:
     return {**body, "spec": blocks.to_spec(block)}
 
 
-async def write(api: Api, held: Held, block: Block) -> Held:
-    """Replace what was read. A block that is empty and nobody's goes. Raises Lost."""
+async def write(api: Api, held: Held, block: Block) -> Held | None:
+    """Replace what was read; None when that deleted it: a block that is empty and nobody's goes. Raises Lost."""
     block = replace(block, sequence=held.block.sequence + 1)
+    body = _object(block, held.metadata)
+    body["spec"]["deleted"] = gone = block.empty and not block.affinity
     try:
-        stored = await api.update(IPAMBLOCKS, _object(block, held.metadata))
+        stored = await api.update(IPAMBLOCKS, body)
     except ApiError as error:
         if error.conflict or error.not_found:
             raise Lost(error.message) from error
         raise
-    done = Held(block, stored["metadata"])
-    if block.empty and not block.affinity:
-        await _remove(api, done)
-    return done
+    if gone:
+        await _erase(api, IPAMBLOCKS, stored["metadata"])
+        return None
+    return Held(block, stored["metadata"])
 
 
-async def _remove(api: Api, held: Held) -> None:
-    """Delete exactly what was read; if it changed meanwhile, somebody uses it and it stays."""
-    metadata = held.metadata
+async def _erase(api: Api, gvr: GVR, metadata: Object) -> None:
+    """The second step of a deletion: exactly what was marked. If it is gone or was made anew, nothing is done."""
     try:
         version = metadata["resourceVersion"]
-        await api.delete(IPAMBLOCKS, held.block.name, uid=metadata["uid"], resource_version=version)
+        await api.delete(gvr, metadata["name"], uid=metadata["uid"], resource_version=version)
     except ApiError as error:
         if not (error.conflict or error.not_found):
             raise
@@ -92,38 +97,49 @@ async def _remove(api: Api, held: Held) -> None:
 # -- affinities ---------------------------------------------------------------------------------------------------
 
 
-async def affinities(api: Api, node: str) -> dict[Cidr, Object]:
+async def affinities(api: Api, node: str = "") -> dict[Cidr, Object]:
     """The affinity records of a node, whatever their state."""
     found = {}
     for obj in (await api.list(BLOCKAFFINITIES))[0]:
         spec = obj["spec"]
-        if (
-            spec.get("node") == node
-            and spec.get("type", "host") in ("", "host")
-            and spec.get("deleted") in (None, False)
-        ):
+        if spec.get("node") == node and (spec.get("type") or "host") == "host" and not _gone(obj):
             found[Cidr.parse(spec["cidr"])] = obj
     return found
 
 
-async def claim(api: Api, node: str, cidr: Cidr, now: str) -> Held | None:
-    """Make a block the node's: affinity pending, block, affinity confirmed. None when it is somebody else's.
+def confirmed(affinity: Object) -> bool:
+    return (affinity["spec"].get("state") or "confirmed") == "confirmed"
 
-    Every step may have been done before by a claim that was cut off.
+
+async def claim(api: Api, node: str, cidr: Cidr, now: str) -> tuple[Held | None, Held | None]:
+    """Make a block the node's: affinity pending, block, affinity confirmed. (ours, None), or (None, whose it is), or
+    (None, None) when it came and went meanwhile.
+
+    Every step may have been done before by a claim that was cut off. A block that is ours behind an affinity which is
+    not confirmed (somebody was about to take it back) is written once more, so that whoever read it before loses.
     """
     affinity = await _pending(api, node, cidr)
-    held = await _create(api, blocks.fresh(cidr, f"host:{node}", now)) or await read(api, cidr)
-    if held is None or held.block.node != node:
-        await _drop(api, affinity)
-        return None
-    affinity["spec"]["state"] = "confirmed"
-    try:
-        await api.update(BLOCKAFFINITIES, affinity)
-    except ApiError as error:
-        if not error.conflict:
-            raise
-        # Another claim of the same node got there first; the record says the same.
-    return held
+    certain = confirmed(affinity)
+    held = await _create(api, blocks.fresh(cidr, f"host:{node}", now))
+    if held is None:
+        held = await read(api, cidr)
+        if held is None or held.block.node != node:
+            await drop_affinity(api, affinity)
+            return None, held
+        if not certain:
+            try:
+                held = await write(api, held, held.block) or held
+            except Lost:
+                return None, None
+    if not certain:
+        affinity["spec"]["state"] = "confirmed"
+        try:
+            await api.update(BLOCKAFFINITIES, affinity)
+        except ApiError as error:
+            if not (error.conflict or error.not_found):
+                raise
+            # Another claim of the same node got there first, or a rival wants the block: the next look decides.
+    return held, None
 
 
 async def _pending(api: Api, node: str, cidr: Cidr) -> Object:
@@ -145,11 +161,66 @@ async def _pending(api: Api, node: str, cidr: Cidr) -> Object:
             if not error.already_exists:
                 raise
         try:
-            return await api.get(BLOCKAFFINITIES, name)
+            found = await api.get(BLOCKAFFINITIES, name)
+            if _gone(found):
+                await _erase(api, BLOCKAFFINITIES, found["metadata"])
+                continue
+            if confirmed(found) or found["spec"]["state"] == "pending":
+                return found
+            found["spec"]["state"] = "pending"
+            return await api.update(BLOCKAFFINITIES, found)
         except ApiError as error:
-            if not error.not_found:
+            if not (error.not_found or error.conflict):
                 raise
     raise Lost(f"block affinity {name} comes and goes")
+
+
+async def give_up(api: Api, node: str, held: Held, *, only_empty: bool) -> bool:
+    """A node's block becomes nobody's: deleted when it is empty, else (unless `only_empty`) without affinity until its
+    last address is released. False when the block is no longer as read: then it stays the node's. Raises ApiError."""
+    affinity = await _affinity(api, node, held.block.cidr)
+    if affinity is not None:
+        affinity["spec"]["state"] = "pendingDeletion"
+        try:
+            affinity = await api.update(BLOCKAFFINITIES, affinity)
+        except ApiError as error:
+            if error.conflict or error.not_found:
+                return False
+            raise
+    try:
+        if only_empty and not held.block.empty:
+            raise Lost(f"block {held.block.cidr} is in use")
+        await write(api, held, replace(held.block, affinity="", claimed=""))
+    except Lost:
+        now = await read(api, held.block.cidr)
+        if affinity is not None and now is not None and now.block.node == node:
+            await _confirm(api, affinity)
+            return False
+        if affinity is not None:
+            await drop_affinity(api, affinity)
+        return False
+    if affinity is not None:
+        await drop_affinity(api, affinity)
+    return True
+
+
+async def _affinity(api: Api, node: str, cidr: Cidr) -> Object | None:
+    try:
+        found = await api.get(BLOCKAFFINITIES, affinity_name(node, str(cidr)))
+    except ApiError as error:
+        if error.not_found:
+            return None
+        raise
+    return None if _gone(found) else found
+
+
+async def _confirm(api: Api, affinity: Object) -> None:
+    affinity["spec"]["state"] = "confirmed"
+    try:
+        await api.update(BLOCKAFFINITIES, affinity)
+    except ApiError as error:
+        if not (error.conflict or error.not_found):
+            raise
 
 
 async def _create(api: Api, block: Block) -> Held | None:
@@ -163,62 +234,13 @@ async def _create(api: Api, block: Block) -> Held | None:
     return Held(block, stored["metadata"])
 
 
-async def _drop(api: Api, affinity: Object) -> None:
-    metadata = affinity["metadata"]
+async def drop_affinity(api: Api, affinity: Object) -> None:
+    """Delete an affinity record, as read, in two steps. Raises ApiError."""
+    affinity["spec"]["deleted"] = True
     try:
-        await api.delete(BLOCKAFFINITIES, metadata["name"], uid=metadata["uid"])
+        stored = await api.update(BLOCKAFFINITIES, affinity)
     except ApiError as error:
         if not (error.not_found or error.conflict):
             raise
-
-
-# -- handles ------------------------------------------------------------------------------------------------------
-
-
-def _handle_name(handle: str) -> str:
-    return handle.lower()
-
-
-async def count_handle(api: Api, handle: str, cidr: Cidr) -> list[Cidr]:
-    """Note that a handle holds an address of a block; the other blocks in which it is said to hold one already."""
-    key, name = str(cidr), _handle_name(handle)
-    spec = {"handleID": handle, "block": {key: 1}, "deleted": False}
-    head = {"apiVersion": IPAMHANDLES.api_version, "kind": IPAMHANDLES.kind}
-    for _ in range(TRIES):
-        try:
-            await api.create(IPAMHANDLES, {**head, "metadata": {"name": name}, "spec": spec})
-            return []
-        except ApiError as error:
-            if not error.already_exists:
-                raise
-        try:
-            stored = await api.get(IPAMHANDLES, name)
-            counts = stored["spec"].setdefault("block", {})
-            if key not in counts:
-                counts[key] = 1
-                await api.update(IPAMHANDLES, stored)
-            return [Cidr.parse(other) for other in counts if other != key]
-        except ApiError as error:
-            if not (error.conflict or error.not_found):
-                raise
-    raise Lost(f"IPAM handle {name} changes all the time")
-
-
-async def forget_handle(api: Api, handle: str) -> None:
-    """A handle holds nothing any more."""
-    try:
-        await api.delete(IPAMHANDLES, _handle_name(handle))
-    except ApiError as error:
-        if not error.not_found:
-            raise
-
-
-async def handle_blocks(api: Api, handle: str) -> list[Cidr]:
-    """Where the API says that a handle holds addresses."""
-    try:
-        stored = await api.get(IPAMHANDLES, _handle_name(handle))
-    except ApiError as error:
-        if error.not_found:
-            return []
-        raise
-    return [Cidr.parse(key) for key in stored["spec"].get("block") or {}]
+        return
+    await _erase(api, BLOCKAFFINITIES, stored["metadata"])

@@ -77,24 +77,71 @@ class IPPool(msgspec.Struct, frozen=True):
         )
         return self.sound and not self.spec.disabled and not self.metadata.deletionTimestamp and not blocked
 
+    @property
+    def obstacle(self) -> str:
+        """Why it is not usable, in words that follow a comma."""
+        if not self.sound:
+            return "its CIDR or blockSize is not valid"
+        if self.spec.disabled:
+            return "it is disabled"
+        if self.metadata.deletionTimestamp:
+            return "it is being deleted"
+        return "its status says that it is not allocatable"
+
+    @property
+    def automatic(self) -> bool:
+        """Serves also who did not ask for it."""
+        return self.spec.assignmentMode.lower() != "manual"
+
     def allows(self, use: str) -> bool:
         """`use` is Workload, Tunnel or LoadBalancer."""
         return use in (self.spec.allowedUses or ["Workload", "Tunnel"])
 
     def selects_node(self, labels: Mapping[str, str]) -> bool:
         """A selector that cannot be read selects nothing."""
-        try:
-            return parse_expression(self.spec.nodeSelector)(labels)
-        except ExpressionError:
-            return False
+        return _selects(self.spec.nodeSelector, labels)
+
+    def selects_namespace(self, labels: Mapping[str, str]) -> bool:
+        """No selector: every namespace; one that cannot be read: none."""
+        return _selects(self.spec.namespaceSelector, labels)
+
+
+def _selects(selector: str, labels: Mapping[str, str]) -> bool:
+    try:
+        return parse_expression(selector)(labels)
+    except ExpressionError:
+        return False
 
 
 class IPAMConfigSpec(msgspec.Struct, frozen=True):
     strictAffinity: bool = False
     autoAllocateBlocks: bool = True
     maxBlocksPerHost: int = 0
+    ipCooldownSeconds: int = 0
 
 
 class IPAMConfig(msgspec.Struct, frozen=True):
     metadata: Meta = Meta(name="default")
     spec: IPAMConfigSpec = IPAMConfigSpec()
+
+
+class IPReservationSpec(msgspec.Struct, frozen=True):
+    reservedCIDRs: list[str] = []
+
+
+class IPReservation(msgspec.Struct, frozen=True):
+    """Addresses that automatic assignment leaves out."""
+
+    metadata: Meta
+    spec: IPReservationSpec = IPReservationSpec()
+
+    @property
+    def cidrs(self) -> list[Cidr]:
+        """What of it can be read."""
+        found = []
+        for text in self.spec.reservedCIDRs:
+            try:
+                found.append(Cidr.parse(text, host_bits=True))
+            except AddressError:
+                continue
+        return found

@@ -13,6 +13,7 @@ from podwire.ipam.crds import default_pool
 from podwire.ipam.wish import Wish
 from podwire.kube.client import ApiError
 from podwire.kube.fake import FakeApi
+from podwire.model.address import Cidr
 from podwire.model.block import affinity_name, block_name
 from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMCONFIGS, IPAMHANDLES, IPPOOLS, NODES
 
@@ -191,11 +192,8 @@ async def test_the_limit_of_blocks_is_an_error_not_a_loan() -> None:
 
 
 async def test_reserved_addresses_are_not_assigned() -> None:
-    from podwire.model.address import parse_ip
-
     api = await cluster()
-    low = parse_ip("10.244.0.4")[0]
-    a = Allocator(api, "a", pod_cidr="10.244.0.0/24", reserved=lambda number: number < low)
+    a = Allocator(api, "a", pod_cidr="10.244.0.0/24", reservations=lambda: [Cidr.parse("10.244.0.0/30")])
     assert await assign(a, "h", POD) == "10.244.0.4"
 
 
