@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from podwire.agent.health import Health
+from podwire.agent.ipamwatch import IpamSettings
 from podwire.agent.loop import Loop
 from podwire.ipam.claims import Allocator, IpamError
 from podwire.kernel.links import RouteSocket
@@ -62,6 +63,7 @@ class Enrolment:
         node_ip: str,
         loop: Loop,
         health: Health,
+        settings: IpamSettings,
         open_attacher: Callable[[Allocator], Awaitable[None]],
     ) -> None:
         self._api = api
@@ -69,9 +71,9 @@ class Enrolment:
         self._node_ip = node_ip
         self._loop = loop
         self._health = health
+        self._settings = settings
         self._open_attacher = open_attacher
         self._allocator: Allocator | None = None
-        self._pod_cidr = ""
         self._began = time.monotonic()
         health.not_ready("node", "not enrolled")
 
@@ -105,18 +107,21 @@ class Enrolment:
         return bool(wanted[IPV4_ADDRESS])
 
     async def _allocator_of(self, node: Node) -> Allocator:
-        pod_cidr = next((cidr for cidr in node.pod_cidrs if ":" not in cidr), "")
-        if self._allocator is None or pod_cidr != self._pod_cidr:
-            pools = self._loop.pools
+        if self._allocator is None:
+            await self._settings.ready()
+            pools, settings = self._loop.pools, self._settings
             fresh = Allocator(
                 self._api,
                 self._node,
-                pod_cidr=pod_cidr,
-                labels=dict(node.metadata.labels),
+                pod_cidrs=node.pod_cidrs,
+                labels=node.metadata.labels,
                 pools=lambda: list(pools.values()),
+                reservations=settings.reservations,
+                config=settings.config,
             )
             await self._open_attacher(fresh)
-            self._allocator, self._pod_cidr = fresh, pod_cidr
+            self._allocator = fresh
+        self._allocator.describe(node.pod_cidrs, node.metadata.labels)
         return self._allocator
 
     async def _publish(self, node: Node, annotations: dict[str, str]) -> None:

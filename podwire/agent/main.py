@@ -15,13 +15,14 @@ from podwire.agent import health as health_page
 from podwire.agent import mtu, points, recovery, roletable
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
-from podwire.agent.attachments import Attachments
+from podwire.agent.attachments import CLAIMING, READY, Attachments
 from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
 from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.health import Health
+from podwire.agent.ipamwatch import IpamSettings
 from podwire.agent.loop import Loop
 from podwire.agent.pods import PodApi, Pods
 from podwire.agent.readiness import Readiness
@@ -94,13 +95,15 @@ class Agent:
         datapath = NodeDatapath(RouteSocket(), Nft(), names, bridged=self._records.bridged)
         loop = Loop(self._api, RouteCalc(self._config.node_name), datapath, names, self.health)
         self._loop = loop
+        settings = IpamSettings(self._api)
         enrolment = Enrolment(
-            self._api, self._config.node_name, self._config.node_ip, loop, self.health, self._open_attacher
+            self._api, self._config.node_name, self._config.node_ip, loop, self.health, settings, self._open_attacher
         )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(loop.run(), name="loop")
                 tasks.create_task(self._pods.run(), name="pods")
+                tasks.create_task(settings.run(), name="ipam-settings")
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
         finally:
@@ -142,6 +145,14 @@ class Agent:
     async def _open_attacher(self, allocator: Allocator) -> None:
         assert self._event_loop is not None
         first = not self._claimer.ready
+        if first:
+            ready = [record for record in self._records.all(READY) if record.role in CLAIMING]
+            refused = await allocator.adopt(
+                {record.handle: record.addresses for record in ready},
+                {record.handle: {"namespace": record.namespace, "pod": record.pod} for record in ready if record.pod},
+            )
+            for address, owner in refused.items():
+                log.error("address of a pod is not its own address=%s owner=%s", address, owner)
         if first and self._complete:
             # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
