@@ -29,6 +29,8 @@ PURE = [
     "observe/addresses.py",
     "observe/explain.py",
     "observe/endpoints.py",
+    "observe/damage.py",
+    "observe/kernel.py",
     "ipam/blocks.py",
     "cni/spec.py",
     "cni/plan.py",

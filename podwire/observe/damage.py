@@ -1,0 +1,395 @@
+"""What is wrong with addresses as the API has them: leaks, double use, what lies outside, handles, affinities. Pure.
+
+A check reads while the cluster goes on: something may look wrong for a moment only. Whoever reports findings reads
+twice and keeps those that are in both (`persistent`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from podwire.ipam.blocks import Block
+from podwire.model.address import AddressError, Cidr, parse_ip
+from podwire.model.api import Object
+from podwire.model.block import BlockAffinity
+from podwire.model.seen import NodeSeen
+from podwire.model.workload import is_endpoint, pod_addresses
+from podwire.observe.addresses import Holding, holdings
+from podwire.observe.cluster import Cluster
+
+LEAKED = "leaked address"
+DOUBLE = "double use"
+OUTSIDE = "outside pools"
+UNALLOCATED = "not allocated"
+HOLDER = "wrong holder"
+HANDLE = "handle mismatch"
+AFFINITY = "affinity orphan"
+BROKEN = "broken object"
+
+# What `ipam release --from-report` can do about a finding.
+RELEASE, RECOUNT, DROP_AFFINITY, MAKE_AFFINITY, SCRUB, REMOVE_FILE = (
+    "release",
+    "recount",
+    "drop-affinity",
+    "make-affinity",
+    "scrub",
+    "remove-file",
+)
+
+AHEAD = "podwire-ahead-"
+_TUNNELS = ("vxlan-tunnel-addr-", "vxlan-v6-tunnel-addr-", "ipip-tunnel-addr-", "wireguard-tunnel-addr-")
+_FURTHER = re.compile(r"\.[0-9a-f]{12,}\.[^.]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that should not be. `object` names where it is, `problem` what is wrong, `remedy` what to do about it.
+    `cure` is what `ipam release` does ('' where a person has to decide); the rest is what the cure needs, and makes
+    sure that it is still the same thing: `handle` and `sequence` of an allocation, the `interface` of a route, the
+    `directory` and `network` of a file."""
+
+    kind: str
+    address: str
+    object: str
+    node: str
+    problem: str
+    remedy: str
+    cure: str = ""
+    block: str = ""
+    handle: str = ""
+    sequence: int | None = None
+    interface: str = ""
+    directory: str = ""
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """A Pod that says it has an address."""
+
+    name: str
+    node: str
+
+
+def persistent(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
+    """The findings of a second look that the first had as well, however their words changed."""
+    known = {_identity(one) for one in first}
+    return [one for one in second if _identity(one) in known]
+
+
+def _identity(one: Finding) -> tuple[object, ...]:
+    return one.kind, one.address, one.object, one.handle, one.sequence, one.interface, one.directory, one.network
+
+
+def api_findings(cluster: Cluster, seen: Mapping[str, NodeSeen] | None = None) -> list[Finding]:
+    """Everything wrong that the API alone shows. `seen` are the nodes that were looked into: what their kernel still
+    has is not leaked."""
+    pods = {_name(pod): pod for pod in cluster.pods}
+    held = holdings(cluster)
+    claimed = _claimed(cluster)
+    found: list[Finding] = []
+    found += [_broken(name, why) for name, why in cluster.broken]
+    found += _leaks(cluster, held, pods, seen or {})
+    leaked = {one.address for one in found if one.kind == LEAKED}
+    found += _double(held, claimed)
+    found += _outside(cluster, claimed)
+    found += _unallocated(cluster, held, claimed, leaked)
+    found += _handles(cluster, held)
+    found += _affinities(cluster)
+    return found
+
+
+def _name(pod: Object) -> str:
+    return f"{pod['metadata'].get('namespace', '')}/{pod['metadata']['name']}"
+
+
+def _claimed(cluster: Cluster) -> dict[str, list[_Owner]]:
+    """Addresses that Pods of the pod network say they have."""
+    found: dict[str, list[_Owner]] = {}
+    for pod in cluster.pods:
+        if is_endpoint(pod):
+            for text in pod_addresses(pod):
+                found.setdefault(_canonical(text), []).append(_Owner(_name(pod), pod["spec"]["nodeName"]))
+    return found
+
+
+def _canonical(text: str) -> str:
+    try:
+        number, width = parse_ip(text)
+    except AddressError:
+        return text
+    return Cidr(number, width, width).address(0)
+
+
+def _broken(name: str, why: str) -> Finding:
+    return Finding(BROKEN, "", name, "", why, "nobody gives addresses from it; repair its spec by hand, or delete it")
+
+
+# -- leaks ------------------------------------------------------------------------------------------------------------
+
+
+def _leaks(
+    cluster: Cluster, held: list[Holding], pods: Mapping[str, Object], seen: Mapping[str, NodeSeen]
+) -> Iterator[Finding]:
+    nodes = {node.name: node.tunnel_address for node in cluster.nodes}
+    for one in held:
+        why = _why_leaked(one, nodes, pods, seen)
+        if why and not in_use(one, seen.get(one.node)):
+            yield Finding(
+                LEAKED,
+                one.address,
+                f"block {one.block}, handle {one.handle or 'none'}",
+                one.node,
+                why,
+                f"podwire ipam release --ip {one.address}",
+                RELEASE,
+                one.block,
+                one.handle,
+                one.sequence,
+            )
+
+
+def is_ahead(one: Holding) -> bool:
+    """Claimed ahead by a node's agent, for pods to come."""
+    return one.handle.startswith(AHEAD)
+
+
+def is_tunnel(one: Holding) -> bool:
+    return one.type.endswith("TunnelAddress") or one.handle.startswith(_TUNNELS)
+
+
+def _why_leaked(
+    one: Holding, nodes: Mapping[str, str], pods: Mapping[str, Object], seen: Mapping[str, NodeSeen]
+) -> str:
+    """Why nobody can be using it, '' when somebody may."""
+    if one.released:
+        return ""
+    if is_tunnel(one):
+        return _tunnel_leaked(one, nodes)
+    if is_ahead(one):
+        return "" if one.node in nodes or not one.node else f"claimed ahead by node {one.node}, which is gone"
+    if not one.pod:
+        if one.type or not one.node:
+            return ""  # a load balancer's, or of an origin that we do not know
+        if one.node not in nodes:
+            return f"held on node {one.node}, which is gone"
+        return f"no attachment on node {one.node} has it" if one.node in seen else ""
+    pod = pods.get(one.holder)
+    if pod is None:
+        return f"its Pod {one.holder} is gone"
+    told = [_canonical(text) for text in pod_addresses(pod)]
+    if one.address in told or _FURTHER.search(one.handle):
+        return ""
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return f"its Pod {one.holder} has ended"
+    rivals = [text for text in told if (":" in text) == (":" in one.address)]
+    return f"its Pod {one.holder} has {rivals[0]} instead" if rivals else ""
+
+
+def _tunnel_leaked(one: Holding, nodes: Mapping[str, str]) -> str:
+    if one.node and one.node not in nodes:
+        return f"tunnel address of node {one.node}, which is gone"
+    used = nodes.get(one.node, "")
+    mine = one.type == "vxlanTunnelAddress" or one.handle.startswith(_TUNNELS[0])
+    return f"node {one.node} uses {used} for its tunnel instead" if mine and used and used != one.address else ""
+
+
+def in_use(one: Holding, seen: NodeSeen | None) -> bool:
+    """Whether the node on which it is held still has it: in a namespace, in a route, or on record."""
+    if seen is None:
+        return False
+    if one.address in seen.present or any(route.address == one.address for route in seen.routes):
+        return True
+    if is_tunnel(one) and one.address in seen.tunnel.split(","):
+        return True
+    living = (record for record in seen.attachments if record.state != "deleted")
+    return any(one.handle and record.handle == one.handle for record in living)
+
+
+# -- pods -------------------------------------------------------------------------------------------------------------
+
+
+def _double(held: list[Holding], claimed: Mapping[str, list[_Owner]]) -> Iterator[Finding]:
+    for address, owners in sorted(claimed.items()):
+        if len(owners) > 1:
+            names = ", ".join(owner.name for owner in owners)
+            holder = next((one.holder for one in held if one.address == address), "nobody")
+            yield Finding(
+                DOUBLE,
+                address,
+                f"Pods {names}",
+                owners[0].node,
+                f"{len(owners)} Pods have it; IPAM says {holder}",
+                f"kubectl delete pod, each but {holder}: a new one gets an address of its own",
+            )
+    several: dict[str, list[Holding]] = {}
+    for one in held:
+        several.setdefault(one.address, []).append(one)
+    for address, holders in several.items():
+        if len(holders) > 1:
+            where = ", ".join(one.block for one in holders)
+            who = " and ".join(one.holder for one in holders)
+            yield Finding(
+                DOUBLE,
+                address,
+                f"blocks {where}",
+                holders[0].node,
+                f"overlapping blocks gave it to {who}",
+                "delete one of the Pods, then the block that does not fit its pool's blockSize",
+            )
+
+
+def _outside(cluster: Cluster, claimed: Mapping[str, list[_Owner]]) -> Iterator[Finding]:
+    if not cluster.pools:
+        return  # addresses come from elsewhere
+    for address, owners in sorted(claimed.items()):
+        if cluster.pool_of(_single(address)) is None:
+            yield Finding(
+                OUTSIDE,
+                address,
+                f"Pod {owners[0].name}",
+                owners[0].node,
+                "no IPPool covers the Pod's address",
+                "make an IPPool around it, or delete the Pod: a new one gets an address of a pool",
+            )
+    for block in cluster.blocks:
+        if cluster.pool_of(block.cidr) is None:
+            cure = DROP_AFFINITY if block.empty else ""
+            yield Finding(
+                OUTSIDE,
+                "",
+                f"block {block.cidr}",
+                block.node,
+                f"no IPPool covers the block, in which {_count(block)} are taken",
+                "podwire ipam release --from-report gives it back"
+                if cure
+                else "make an IPPool around it, or move Pods",
+                cure,
+                str(block.cidr),
+            )
+
+
+def _count(block: Block) -> str:
+    taken = sum(index is not None for index in block.allocations)
+    return f"{taken} addresses" if taken != 1 else "1 address"
+
+
+def _single(address: str) -> Cidr:
+    number, width = parse_ip(address)
+    return Cidr(number, width, width)
+
+
+def _unallocated(
+    cluster: Cluster, held: list[Holding], claimed: Mapping[str, list[_Owner]], leaked: set[str]
+) -> Iterator[Finding]:
+    if not cluster.pools:
+        return
+    holders: dict[str, Holding] = {}
+    matched = {(one.address, one.holder) for one in held}
+    for one in held:
+        holders.setdefault(one.address, one)
+    for address, owners in sorted(claimed.items()):
+        holder, names = holders.get(address), [owner.name for owner in owners]
+        if holder is None and cluster.pool_of(_single(address)) is not None:
+            yield Finding(
+                UNALLOCATED,
+                address,
+                f"Pod {names[0]}",
+                owners[0].node,
+                "the Pod has it, but no block says so: it may be given to another",
+                f"kubectl delete pod -n {names[0].replace('/', ' ')}: a new one gets an address on record",
+            )
+        elif holder and len(owners) == 1 and (address, names[0]) not in matched and address not in leaked:
+            yield Finding(
+                HOLDER,
+                address,
+                f"Pod {names[0]}",
+                owners[0].node,
+                f"the Pod has it, but IPAM says that {holder.holder} does",
+                f"kubectl delete pod -n {names[0].replace('/', ' ')}: a new one gets an address of its own",
+            )
+
+
+# -- handles and affinities -------------------------------------------------------------------------------------------
+
+
+def _handles(cluster: Cluster, held: list[Holding]) -> Iterator[Finding]:
+    actual: dict[str, dict[str, int]] = {}
+    for one in held:
+        if one.handle:
+            counts = actual.setdefault(one.handle, {})
+            counts[one.block] = counts.get(one.block, 0) + 1
+    stored = {handle.id: dict(handle.counts) for handle in cluster.handles}
+    for handle in sorted({*actual, *stored}):
+        has, says = actual.get(handle, {}), stored.get(handle)
+        if says == has:
+            continue
+        address = next((one.address for one in held if one.handle == handle), "")
+        problem = f"says {_counts(says)}, but the blocks say {_counts(has)}"
+        if says is None:
+            problem = f"is missing, but the blocks say {_counts(has)}"
+        yield Finding(
+            HANDLE,
+            address,
+            f"IPAMHandle {handle}",
+            "",
+            problem,
+            "podwire ipam release --from-report writes it anew from the blocks",
+            RECOUNT,
+            handle=handle,
+        )
+
+
+def _counts(counts: Mapping[str, int] | None) -> str:
+    return ", ".join(f"{count} in {block}" for block, count in sorted((counts or {}).items())) or "nothing"
+
+
+def _affinities(cluster: Cluster) -> Iterator[Finding]:
+    blocks = {str(block.cidr): block for block in cluster.blocks}
+    nodes = {node.name for node in cluster.nodes}
+    recorded = set()
+    for affinity in cluster.affinities:
+        if affinity.spec.type not in ("", "host"):
+            continue
+        recorded.add((affinity.spec.node, affinity.spec.cidr))
+        problem, cure = _affinity_problem(affinity, blocks.get(affinity.spec.cidr), nodes)
+        if problem:
+            verb = {DROP_AFFINITY: "removes it", MAKE_AFFINITY: "confirms it"}.get(cure)
+            yield Finding(
+                AFFINITY,
+                "",
+                f"BlockAffinity {affinity.metadata.name}",
+                affinity.spec.node,
+                problem,
+                f"podwire ipam release --from-report {verb}" if verb else "the node's agent finishes it when it runs",
+                cure,
+                affinity.spec.cidr,
+            )
+    for cidr, block in blocks.items():
+        if block.node and (block.node, cidr) not in recorded:
+            yield Finding(
+                AFFINITY,
+                "",
+                f"block {cidr}",
+                block.node,
+                f"it is node {block.node}'s, but no BlockAffinity says so",
+                "podwire ipam release --from-report writes the record",
+                MAKE_AFFINITY,
+                cidr,
+            )
+
+
+def _affinity_problem(affinity: BlockAffinity, block: Block | None, nodes: set[str]) -> tuple[str, str]:
+    """What is wrong and its cure."""
+    node, state = affinity.spec.node, affinity.spec.state or "confirmed"
+    if block is None:
+        return f"{state}, but there is no block {affinity.spec.cidr}", DROP_AFFINITY
+    if block.node != node:
+        return f"the block is {'node ' + block.node if block.node else 'nobody'}'s, not node {node}'s", DROP_AFFINITY
+    if node not in nodes:
+        return f"node {node} is gone", DROP_AFFINITY
+    if state == "pending":
+        return "the claim was begun (pending) and not finished", MAKE_AFFINITY
+    return ("", "") if state == "confirmed" else (f"its release was begun ({state}) and not finished", "")
