@@ -73,36 +73,51 @@ class Admission:
         self._table = NftTables(program, frozenset({TABLE}))
         self._sockets = sockets
         self._delta: Delta[str, NftBody] = Delta()
+        self._members: set[Endpoint] = set()
         self._guard = threading.Lock()
 
-    def restore(self, endpoints: set[Endpoint]) -> None:
-        """Make table and set hold exactly `endpoints`; silent when they do. Raises KernelError."""
+    def restore(self, endpoints: Iterable[Endpoint]) -> None:
+        """Make table and sets hold exactly `endpoints`; silent when they do. Raises KernelError."""
         with self._guard:
-            self._delta.doubt()
-            self._delta.want({TABLE: body(endpoints)})
-            for error in reconcile(self._delta, self._table):
-                raise error
-            wire = self._sockets()
-            for family, target in ENDPOINTS.items():
-                actual = wire.read(target)
-                wanted = {_key(endpoint) for endpoint in endpoints if _family(endpoint[1]) == family}
-                wire.add(target, wanted - actual)
-                wire.delete(target, actual - wanted)
+            self._members = set(endpoints)
+            self._enforce()
+
+    def repair(self) -> None:
+        """The same with those admitted since: somebody may have changed the table. Raises KernelError."""
+        with self._guard:
+            self._enforce()
+
+    def _enforce(self) -> None:
+        self._delta.doubt()
+        self._delta.want({TABLE: body(self._members)})
+        for error in reconcile(self._delta, self._table):
+            raise error
+        wire = self._sockets()
+        for family, target in ENDPOINTS.items():
+            actual = wire.read(target)
+            wanted = {_key(endpoint) for endpoint in self._members if _family(endpoint[1]) == family}
+            wire.add(target, wanted - actual)
+            wire.delete(target, actual - wanted)
 
     def admit(self, interface: str, addresses: Iterable[str]) -> None:
         """Raises KernelError."""
-        wire = self._sockets()
-        for family, target in ENDPOINTS.items():
-            wire.add(target, [_key((interface, address)) for address in addresses if _family(address) == family])
+        endpoints = [(interface, address) for address in addresses]
+        with self._guard:
+            self._members.update(endpoints)
+            for family, target in ENDPOINTS.items():
+                self._sockets().add(target, [_key(one) for one in endpoints if _family(one[1]) == family])
 
     def expel(self, interface: str, addresses: Iterable[str]) -> None:
         """Absent is fine. Raises KernelError."""
-        for address in addresses:
-            try:
-                self._sockets().delete(ENDPOINTS[_family(address)], [_key((interface, address))])
-            except KernelError as error:
-                if error.errno != ENOENT:
-                    raise
+        endpoints = [(interface, address) for address in addresses]
+        with self._guard:
+            self._members.difference_update(endpoints)
+            for endpoint in endpoints:
+                try:
+                    self._sockets().delete(ENDPOINTS[_family(endpoint[1])], [_key(endpoint)])
+                except KernelError as error:
+                    if error.errno != ENOENT:
+                        raise
 
     def missing(self, interface: str, addresses: Iterable[str]) -> list[str]:
         """Those of the addresses that are not admitted by the interface. Raises KernelError."""

@@ -47,9 +47,10 @@ class Watcher(Protocol):
 
 
 class Datapath(Protocol):
-    """Where the desired state goes; returns what failed."""
+    """Where the desired state goes. `apply` returns what failed; after `doubt` it looks at what is really there."""
 
     def apply(self, wanted: Desired) -> Sequence[KernelError]: ...
+    def doubt(self) -> None: ...
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Loop:
         self._health = health
         self._news = asyncio.Event()
         self._oldest = 0.0
+        self._doubtful = False
         self.nodes: dict[str, Node] = {}
         self.pools: dict[str, IPPool] = {}
         self.version = 0
@@ -92,6 +94,11 @@ class Loop:
             for kind in self._kinds:
                 tasks.create_task(self._watch(kind), name=f"watch-{kind.gvr.plural}")
             tasks.create_task(self._work(), name="apply")
+
+    def doubt(self) -> None:
+        """Somebody may have changed the kernel: compare it again, soon."""
+        self._doubtful = True
+        self._news.set()
 
     async def newer(self, version: int, seconds: float | None) -> None:
         """Wait until something was learned after `version`, or so long."""
@@ -127,7 +134,10 @@ class Loop:
             if not all(kind.in_sync for kind in self._kinds):
                 continue
             changes = self._calc.flush()
-            if changes or pause or not self.applied.is_set():
+            doubtful, self._doubtful = self._doubtful, False
+            if doubtful:
+                self._datapath.doubt()
+            if changes or doubtful or pause or not self.applied.is_set():
                 pause = await self._apply(desired(self._calc.state, self._names), oldest, pause)
 
     async def _news_within(self, seconds: float) -> bool:

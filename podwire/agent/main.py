@@ -27,6 +27,7 @@ from podwire.agent.loop import Loop
 from podwire.agent.pods import PodApi, Pods
 from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
+from podwire.agent.repair import Repair
 from podwire.agent.spool import Spool
 from podwire.agent.wiring import Sockets
 from podwire.calc.routes import RouteCalc
@@ -99,6 +100,13 @@ class Agent:
         enrolment = Enrolment(
             self._api, self._config.node_name, self._config.node_ip, loop, self.health, settings, self._open_attacher
         )
+        running = asyncio.get_running_loop()
+
+        def doubt() -> None:
+            running.call_soon_threadsafe(loop.doubt)
+
+        repair = Repair(self._records, self._sockets, self._admission, doubt, names.tunnel)
+        repair.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(loop.run(), name="loop")
@@ -108,6 +116,7 @@ class Agent:
                 tasks.create_task(self._install(loop), name="install")
         finally:
             await server.close()
+            await asyncio.to_thread(repair.stop)
             await asyncio.to_thread(self._stop)
 
     def _names(self) -> Names:

@@ -194,6 +194,10 @@ class NetlinkSocket:
         """Subscribe to a multicast group (RTNLGRP_…)."""
         self._socket.setsockopt(_SOL_NETLINK, 1, group)
 
+    def option(self, level: int, name: int, value: bytes) -> None:
+        """setsockopt. Raises OSError."""
+        self._socket.setsockopt(level, name, value)
+
     def receive(self) -> list[tuple[int, int, int, bytes]]:
         """The next datagram's messages (for subscribers). Raises OSError ENOBUFS when the kernel dropped some."""
         return list(decode(self._socket.recv(_RECEIVE_BYTES)))

@@ -1,0 +1,120 @@
+"""While the agent runs: what somebody else took from the kernel is put back.
+
+Everything is compared now and then; at once when a notice says that something is gone which looks like ours. What is
+right already is only read.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from socket import AF_INET, AF_INET6
+
+from podwire.agent import wiring as wire
+from podwire.agent.admission import Admission
+from podwire.agent.attachments import READY, ROUTED, Attachment, Attachments
+from podwire.agent.wiring import Sockets
+from podwire.kernel import links, monitor, routes
+from podwire.kernel.links import RTM_DELLINK, Link
+from podwire.kernel.netlink import KernelError, Message
+from podwire.kernel.routes import PROTOCOL_PODWIRE, RTM_DELADDR, RTM_DELROUTE, Neighbour
+
+log = logging.getLogger(__name__)
+
+DOUBT_SECONDS = 30.0
+GATHER_SECONDS = 0.2
+
+
+class Repair:
+    """A thread. `doubt` makes the rest of the agent compare what it keeps; `tunnel` is the name of its device."""
+
+    def __init__(
+        self, records: Attachments, sockets: Sockets, admission: Admission, doubt: Callable[[], None], tunnel: str
+    ) -> None:
+        self._records = records
+        self._sockets = sockets
+        self._admission = admission
+        self._doubt = doubt
+        self._tunnel = tunnel
+        self._stop = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="repair", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        os.close(self._stop[1])
+        self._thread.join(timeout=5)
+        os.close(self._stop[0])
+
+    def _run(self) -> None:
+        watch = monitor.Monitor()
+        due = time.monotonic() + DOUBT_SECONDS
+        try:
+            while True:
+                notices = watch.wait(max(0.0, due - time.monotonic()), self._stop[0])
+                if self._ended(0):
+                    return
+                if notices and not any(self._ours(kind, body) for kind, body in notices):
+                    continue
+                if notices and self._ended(GATHER_SECONDS):
+                    return
+                self._once()
+                due = time.monotonic() + DOUBT_SECONDS
+        finally:
+            watch.close()
+
+    def _ended(self, seconds: float) -> bool:
+        return bool(select.select([self._stop[0]], [], [], seconds)[0])
+
+    def _once(self) -> None:
+        self._doubt()
+        try:
+            self._admission.repair()
+            self.pods()
+        except (KernelError, OSError) as error:
+            log.error("repair failed error=%s", error)
+
+    def _ours(self, kind: int, body: bytes) -> bool:
+        """Whether this deletion may have been somebody's who does not know of us. (Our own DEL is one, too: the route
+        of a pod that is on record no more.)"""
+        if kind == RTM_DELLINK:
+            return links.decode_link(body).name == self._tunnel
+        if kind == RTM_DELROUTE:
+            route = routes.decode_route(body)
+            host = route.destination.partition("/")[0]
+            return route.protocol == PROTOCOL_PODWIRE or any(host in r.addresses for r in self._records.all(READY))
+        if kind == RTM_DELADDR:
+            return routes.decode_address(body).scope == routes.SCOPE_UNIVERSE  # else a dying link's own
+        return True
+
+    def pods(self) -> None:
+        """The host's side of each pod. Raises KernelError."""
+        socket = self._sockets.route()
+        known = {link.name: link for link in socket.links()}
+        held = {(route.destination, route.index) for f in (AF_INET, AF_INET6) for route in socket.routes(f)}
+        for record in self._records.all(READY):
+            link = known.get(record.host_name)
+            if record.role == ROUTED and link is not None and link.kind == "veth":
+                self._mend(record, link, held)
+
+    def _mend(self, record: Attachment, link: Link, held: set[tuple[str, int]]) -> None:
+        changes: list[Message] = [] if link.up else [links.change_link(link.index, up=True)]
+        for address in record.addresses:
+            route = wire.host_route(address, link.index)
+            if not link.up or (route.destination, route.index) not in held:
+                changes.append(routes.add_route(route))
+                changes.append(routes.add_neighbour(Neighbour(link.index, address, record.pod_mac)))
+        if not changes:
+            return
+        log.warning("pod's wiring repaired interface=%s addresses=%s", record.host_name, ",".join(record.addresses))
+        # ENETDOWN, ENODEV: a DEL was faster
+        failed = [e for e in self._sockets.route().try_batch(changes) if e is not None]
+        for error in failed:
+            if error.errno not in (errno.ENETDOWN, errno.ENODEV, errno.EINVAL):
+                raise error
