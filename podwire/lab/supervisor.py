@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import threading
 import traceback
 from functools import partial
@@ -69,7 +70,9 @@ def launch(job: Job) -> Supervisor:
 
 
 def _be_launcher(job: Job, answers: int, orders: int) -> None:
-    """In between: new session, namespaces, fork PID 1, tell its pid, leave. Never returns."""
+    """In between: new session, namespaces, fork PID 1, tell its pid, leave. Never returns, also when the command has
+    been killed meanwhile; then PID 1 must not begin either, for nobody would know of it."""
+    pid = -1
     try:
         os.setsid()
         if job.host.rootless:
@@ -85,8 +88,12 @@ def _be_launcher(job: Job, answers: int, orders: int) -> None:
             _be_supervisor(job)
         os.write(answers, json.dumps({"pid": pid}).encode() + b"\n")
     except OSError as error:
-        os.write(answers, json.dumps({"error": rootless.explain(error)}).encode() + b"\n")
-    os._exit(0)
+        if pid > 0:
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.write(answers, json.dumps({"error": rootless.explain(error)}).encode() + b"\n")
+    finally:
+        os._exit(0)
 
 
 def _be_supervisor(job: Job) -> None:

@@ -54,6 +54,31 @@ def test_a_half_done_up_is_taken_up(lab: Lab, seconds: float) -> None:
     lab("down")
 
 
+KILLED_AT_THE_FORK = """
+import os, signal, time
+from podwire.lab import keeper, supervisor, syscalls
+unshare, become_daemon = syscalls.unshare, keeper.become_daemon
+def unshare_as_an_orphan(flags):
+    if flags == supervisor._NEW:
+        os.kill(os.getppid(), signal.SIGKILL)
+    unshare(flags)
+def become_daemon_slowly(*args):
+    time.sleep(0.3)
+    become_daemon(*args)
+syscalls.unshare, keeper.become_daemon = unshare_as_an_orphan, become_daemon_slowly
+from podwire.cli.main import main
+main()
+"""
+
+
+def test_an_up_that_is_killed_while_it_forks_leaves_no_second_supervisor(lab: Lab) -> None:
+    """The process in between finds nobody to tell: it must end, not clean up as the command would have."""
+    words = [sys.executable, "-c", KILLED_AT_THE_FORK, "lab", "up"]
+    assert subprocess.run(words, env=lab.env, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert "3 nodes, all Ready" in lab("up").stdout
+    lab("down")
+
+
 @pytest.mark.parametrize("seconds", [0.15, 0.25, 0.4, 0.8])
 def test_a_half_done_up_is_taken_down(lab: Lab, seconds: float) -> None:
     half_done(lab, seconds)
