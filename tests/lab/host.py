@@ -175,6 +175,16 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
 
+def went_and_came(before: Any, after: Any) -> tuple[list[str], list[str]]:
+    """The lines that differ."""
+    old, new = (
+        [f"{key}: {each}" for key, each in one.items()] if isinstance(one, dict)
+        else one.splitlines() if isinstance(one, str) else [str(each) for each in one]
+        for one in (before, after)
+    )  # fmt: skip
+    return [line for line in old if line not in new], [line for line in new if line not in old]
+
+
 @contextlib.contextmanager
 def untouched(folder: Path) -> Iterator[Lab]:
     """A lab whose host must be the same afterwards, with nothing of the lab left."""
@@ -182,7 +192,7 @@ def untouched(folder: Path) -> Iterator[Lab]:
     with lab_in(folder) as lab:
         yield lab
     different = changes(before, picture())
-    assert different == {}, different
+    assert different == {}, {name: went_and_came(*both) for name, both in different.items()}
     assert not lab.cgroups()
     assert not lab.labs.exists()
     assert writers(folder) == []

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def alive(processes: dict[int, str]) -> set[int]:
     return {pid for pid, started in processes.items() if now.get(pid) == started}
 
 
+def now() -> int:
+    """The time as processes' start times are counted."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def older(moment: int) -> set[int]:
+    """Processes that were there at that time: the names of namespaces that have gone are given to new ones."""
+    return {pid for pid, started in running().items() if int(started) <= moment}
+
+
 def namespaces(pids: set[int]) -> set[str]:
     """Names of the namespaces that those processes are in."""
     found = set()
@@ -81,9 +92,10 @@ def test_the_host_is_the_same_before_during_and_after(tmp_path: Path) -> None:
         assert len(alive(family)) > 10
         assert len([name for name in inside if name.startswith("net:")]) == 5  # outer, two nodes, two pods
         assert lab.cgroups("gone")
+        end = now()
         lab("down")
         assert not alive(family)
-        assert not namespaces(set(running())) & inside
+        assert not namespaces(older(end)) & inside
         assert changes(before, picture()) == {}
         assert not lab.cgroups("gone")
         assert not lab.labs.exists()
@@ -111,8 +123,9 @@ def test_nothing_is_left_after_kill_9(tmp_path: Path, title: str) -> None:
         family = lab.family("gone")
         inside = namespaces(set(family)) - outside
         os.kill(lab.processes("gone")[f"podwire {title}"], signal.SIGKILL)
+        end = now()
         lab("down")
         assert not alive(family)
-        assert not namespaces(set(running())) & inside
+        assert not namespaces(older(end)) & inside
         assert not lab.cgroups("gone")
         assert not lab.kubeconfig.exists()

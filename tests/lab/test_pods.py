@@ -180,7 +180,7 @@ def test_a_container_that_is_ready_at_once_does_not_wait_a_period(kubectl: Kubec
     kubectl.apply(pod("web", "sh", "-c", script, image="nginx:1.27", container={"readinessProbe": probe}))
     began = time.monotonic()
     ready(kubectl, "web")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 def test_a_startup_probe_holds_the_others_back(kubectl: Kubectl) -> None:
@@ -216,19 +216,19 @@ def test_hooks_and_a_graceful_end(kubectl: Kubectl) -> None:
         assert follower.stdout is not None and follower.stdout.readline() == "post start\n"
         began = time.monotonic()
         kubectl.run("delete", "pod", "polite")
-        assert 1 <= time.monotonic() - began < 10
+        assert 1 <= time.monotonic() - began < 19
         assert follower.stdout.read() == "pre stop\ngot TERM\ndone\n"
     assert "Stopping container polite" in events(kubectl, "polite", "Killing")
 
 
 def test_a_deaf_container_is_killed_when_its_grace_is_over(kubectl: Kubectl) -> None:
-    kubectl.apply(shell("deaf", "trap '' TERM; while :; do sleep 1; done", terminationGracePeriodSeconds=2))
+    kubectl.apply(shell("deaf", "trap '' TERM; while :; do sleep 1; done", terminationGracePeriodSeconds=4))
     ready(kubectl, "deaf")
     began = time.monotonic()
     kubectl.run("delete", "pod", "deaf", "--wait=false")
-    eventually(lambda: shown(kubectl, "deaf") == "Terminating", 1)
+    eventually(lambda: shown(kubectl, "deaf") == "Terminating", 3)
     kubectl.run("wait", "--for=delete", "pod/deaf", "--timeout=20s")
-    assert 1.9 <= time.monotonic() - began < 5
+    assert 3.9 <= time.monotonic() - began < 20
 
 
 def test_a_forced_deletion_does_not_wait(kubectl: Kubectl) -> None:
@@ -295,7 +295,7 @@ def test_a_deletion_does_not_wait_for_post_start(kubectl: Kubectl) -> None:
     hook = {"postStart": {"exec": {"command": ["sleep", "100"]}}}
     kubectl.apply(pod("hooked", container={"lifecycle": hook}))
     eventually(lambda: "Started container hooked" in events(kubectl, "hooked"))
-    kubectl.run("delete", "pod", "hooked", seconds=8)
+    kubectl.run("delete", "pod", "hooked", seconds=25)
 
 
 def test_a_readiness_gate_waits_for_its_condition(kubectl: Kubectl) -> None:
@@ -306,7 +306,7 @@ def test_a_readiness_gate_waits_for_its_condition(kubectl: Kubectl) -> None:
     kubectl.run("patch", "pod", "gated", "--subresource=status", "-p", patch)
     began = time.monotonic()
     ready(kubectl, "gated")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     conditions = kubectl.object("pod", "gated")["status"]["conditions"]
     assert not [one for one in conditions if one["status"] == "True" and one.get("reason")]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from podwire.kube.api import ApiError
 from podwire.kube.fake import FakeApi
-from podwire.kubelet import oci, syscalls
+from podwire.kubelet import fdio, oci, syscalls
 from podwire.kubelet.children import Children
 from podwire.kubelet.config import KubeletConfig
 from podwire.kubelet.image import Image, ImageNotFound
@@ -147,6 +147,26 @@ class World:
         path = self.config.logs / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
         return (path / container / f"{start}.log").read_text()
 
+    async def logged(self, pod: dict[str, Any], test: Callable[[str], bool]) -> None:
+        """Until the log is as wanted."""
+        for _ in range(2000):
+            if test(self.log(pod)):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"the log did not become as wanted:\n{self.log(pod)}")
+
+    async def node(self, test: Callable[[dict[str, Any]], bool]) -> None:
+        """Until the node is there with a condition Ready as wanted."""
+        conditions: list[dict[str, Any]] = []
+        for _ in range(2000):
+            with contextlib.suppress(ApiError):
+                found = await self.api.get(NODES, "node")
+                conditions = [one for one in found["status"].get("conditions", []) if one["type"] == "Ready"]
+                if conditions and test(conditions[0]):
+                    return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"the node did not become as wanted: {conditions}")
+
     def left_behind(self) -> list[str]:
         """Mounts, processes and files of pods that are still there."""
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.work) in line]
@@ -171,25 +191,14 @@ def state(pod: dict[str, Any], index: int = 0) -> dict[str, Any]:
 async def lifecycle(world: World) -> None:
     """NotReady without a network, Ready with one; a pod runs, is logged, entered, and goes without a trace."""
     async with world.kubelet() as kubelet:
-        await asyncio.sleep(0.3)
-        node = await world.api.get(NODES, "node")
-        condition = next(c for c in node["status"]["conditions"] if c["type"] == "Ready")
-        assert "cni plugin not initialized" in condition["message"], condition
+        await world.node(lambda ready: "cni plugin not initialized" in ready["message"])
         world.network()
-        for _ in range(100):
-            node = await world.api.get(NODES, "node")
-            if next(c for c in node["status"]["conditions"] if c["type"] == "Ready")["status"] == "True":
-                break
-            await asyncio.sleep(0.01)
-        else:
-            raise AssertionError("the node did not become Ready")
+        await world.node(lambda ready: ready["status"] == "True")
         script = "echo out; echo err >&2; hostname; cat /etc/resolv.conf; ip -o -4 addr show eth0; exec sleep 1000"
         began = time.monotonic()
         await world.pod("web", {"command": ["sh", "-c", script]})
         pod = await world.until("web", ready)
         print(f"ready after {(time.monotonic() - began) * 1000:.0f} ms")
-        await asyncio.sleep(0.3)
-        text = world.log(pod)
         for expected in (
             "stdout F out",
             "stderr F err",
@@ -198,7 +207,7 @@ async def lifecycle(world: World) -> None:
             "ndots:5",
             "10.9.0.1",
         ):
-            assert expected in text, text
+            await world.logged(pod, lambda text, expected=expected: expected in text)
         assert pod["status"]["podIP"] == "10.9.0.1"
         container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("podwire://")
         code, output = await kubelet.context.runtime.exec_sync(container, ["sh", "-c", "echo hi; exit 3"], 5)
@@ -206,7 +215,7 @@ async def lifecycle(world: World) -> None:
         process = await kubelet.context.runtime.exec(container, ["tty"], tty=True, stdin=True)
         assert await process.wait() == 0
         assert process.stdout is not None
-        assert b"/dev/pts/" in os.read(process.stdout, 100)
+        assert b"/dev/pts/" in await fdio.read(process.stdout)
         os.close(process.stdout)
         try:
             await kubelet.context.runtime.exec(container, ["nope"], tty=False, stdin=False)
@@ -264,7 +273,7 @@ async def broken_cni(world: World) -> None:
     async with world.kubelet():
         await world.pod("web")
         expected = 'plugin type="podwire" failed (add): no address for you; pool is dry'
-        for _ in range(300):
+        for _ in range(2000):
             if expected in await world.events():
                 break
             await asyncio.sleep(0.01)
@@ -289,8 +298,7 @@ async def survives(world: World) -> None:
         assert before["containerID"] == after["containerID"], (before, after)
         assert after["restartCount"] == 0
         size = len(world.log(pod))
-        await asyncio.sleep(0.4)
-        assert len(world.log(pod)) > size, "the log does not grow any more"
+        await world.logged(pod, lambda text: len(text) > size)
         sandbox = kubelet.context.sandboxes.load()[0]
         os.kill(sandbox.pid, signal.SIGKILL)
         for slot_pid in subprocess.check_output(["pgrep", "-f", "while :; do date"]).split():

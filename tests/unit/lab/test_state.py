@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -47,19 +46,25 @@ def test_a_supervisor_is_known_by_pid_start_and_boot(tmp_path: Path) -> None:
     assert state.supervisor() is None
 
 
-def test_the_second_waits_for_the_lock_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_second_waits_for_the_lock_and_says_so(tmp_path: Path) -> None:
     state = LabState("lab", tmp_path / "labs")
-    child = os.fork()
+    (reading, writing), (begins, begin) = os.pipe(), os.pipe()
+    child = os.fork()  # before the lock is taken: it would be the child's as well
     if child == 0:
+        os.dup2(writing, 2)
+        os.read(begins, 1)
         with locked(state):
-            (tmp_path / "held").touch()
-            time.sleep(0.3)
+            os.write(2, b"has it")
         os._exit(0)
-    while not (tmp_path / "held").exists():
-        time.sleep(0.01)
+    os.close(writing)
     with locked(state):
-        assert os.waitpid(child, 0)[1] == 0
-    assert "waiting for it" in capfd.readouterr().err
+        os.write(begin, b"x")
+        assert b"waiting for it" in os.read(reading, 1000)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.read(reading, 1000) == b"has it"
+    for descriptor in (reading, begins, begin):
+        os.close(descriptor)
     assert not (tmp_path / "labs").exists()
 
 
