@@ -17,9 +17,11 @@ from podwire.kernel.links import RTM_DELLINK
 from podwire.kernel.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from podwire.kernel.routes import RTM_DELADDR, RTM_DELROUTE
 
-DELETE_TABLE = 10 << 8 | 2  # NFNL_SUBSYS_NFTABLES, NFT_MSG_DELTABLE
+# NFNL_SUBSYS_NFTABLES; NFT_MSG_DELTABLE, …CHAIN, …RULE, …SET. A transaction's notices come in one datagram, and the
+# filter sees the first of them only: a table goes after what is in it.
+_NFT_DELETIONS = tuple(10 << 8 | number for number in (2, 5, 8, 11))
 _GROUPS = {NETLINK_ROUTE: (1, 5, 7, 9, 11), NETLINK_NETFILTER: (7,)}  # RTNLGRP_LINK, …_IFADDR, …_ROUTE; NFTABLES
-_TYPES = {NETLINK_ROUTE: (RTM_DELLINK, RTM_DELROUTE, RTM_DELADDR), NETLINK_NETFILTER: (DELETE_TABLE,)}
+_TYPES = {NETLINK_ROUTE: (RTM_DELLINK, RTM_DELROUTE, RTM_DELADDR), NETLINK_NETFILTER: _NFT_DELETIONS}
 
 _SO_ATTACH_FILTER = 26
 _LOAD_HALF, _JUMP_EQUAL, _RETURN = 0x28, 0x15, 0x06  # BPF_LD|H|ABS, BPF_JMP|JEQ|K, BPF_RET|K

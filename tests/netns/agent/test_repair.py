@@ -35,7 +35,7 @@ def test_drift_is_repaired(world: Any, tools: Any, damage: list[str]) -> None:
 
     before = state()
     one.space.run(*(word.format(pod=pod.address, nft=nft) for word in damage))
-    tools.until("as before", lambda: state() == before)
+    tools.until(f"as before: {before}", lambda: state() == before)
     assert tools.talk(pod.space, far.space, far.address) == pod.address
     members = one.space.run(nft, "list", "set", "inet", "podwire", "endpoints")
     assert f'"{pod.host_name}" . {pod.address}' in members
