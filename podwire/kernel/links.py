@@ -84,9 +84,10 @@ def _header(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return _IFINFOMSG.pack(0, 0, 0, index, flags, change)
 
 
-def _create(
+def create(
     name: str, kind: str, parts: Sequence[bytes], data: bytes = b"", *, index: int = 0, up: bool = False
 ) -> Message:
+    """A link of any kind: `parts` are its attributes, `data` what only its kind knows."""
     info = text(IFLA_INFO_KIND, kind) + (nested(IFLA_INFO_DATA, data) if data else b"")
     flags = IFF_UP if up else 0
     body = _header(index, flags, flags) + _name(IFLA_IFNAME, name) + b"".join(parts) + nested(IFLA_LINKINFO, info)
@@ -118,11 +119,11 @@ def create_veth(
     if peer_netns is not None:
         far.append(u32(IFLA_NET_NS_FD, peer_netns))
     data = attribute(VETH_INFO_PEER | 0x8000, b"".join(far))
-    return _create(name, "veth", side(mac), data, index=index, up=up)
+    return create(name, "veth", side(mac), data, index=index, up=up)
 
 
 def create_bridge(name: str, mac: str = "") -> Message:
-    return _create(name, "bridge", [attribute(IFLA_ADDRESS, routes.pack_mac(mac))] if mac else [])
+    return create(name, "bridge", [attribute(IFLA_ADDRESS, routes.pack_mac(mac))] if mac else [])
 
 
 def create_vxlan(name: str, vxlan: Vxlan, *, mac: str = "", mtu: int = 1450) -> Message:
@@ -134,7 +135,7 @@ def create_vxlan(name: str, vxlan: Vxlan, *, mac: str = "", mtu: int = 1450) -> 
     parts = [u32(IFLA_MTU, mtu)]
     if mac:
         parts.append(attribute(IFLA_ADDRESS, routes.pack_mac(mac)))
-    return _create(name, "vxlan", parts, b"".join(data))
+    return create(name, "vxlan", parts, b"".join(data))
 
 
 def change_link(
@@ -317,6 +318,15 @@ class RouteSocket(NetlinkSocket):
 
     def routes(self, family: int = socket.AF_INET, table: int = routes.TABLE_MAIN) -> list[Route]:
         return [routes.decode_route(body) for body in self.dump(routes.get_routes(family, table))]
+
+    def route_to(self, address: str) -> Route | None:
+        """The route that a packet to `address` takes now; None when there is none."""
+        try:
+            return routes.decode_route(self.get(routes.get_route(address))[1])
+        except KernelError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES):
+                return None
+            raise
 
     def neighbours(self, index: int, family: int = socket.AF_INET) -> list[Neighbour]:
         """Permanent entries of the interface."""

@@ -1,14 +1,15 @@
-"""Set elements of nf_tables by netlink: add, delete and read without starting a process (linux/netfilter/nf_tables.h).
+"""Set and map elements of nf_tables by netlink: add, delete and read without starting a process.
 
-A change is one transaction: all its elements or none. Keys are raw bytes; `interface_key` and others in this file
-make them (concatenated parts are each padded to four bytes, addresses are in network order).
+A change is one transaction: all its elements or none, over several sets too. Keys and data are raw bytes;
+`interface_key` and others in this file make them (concatenated parts are each padded to four bytes, addresses are in
+network order). Source: linux/netfilter/nf_tables.h.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from podwire.kernel.netlink import (
@@ -36,11 +37,12 @@ _BATCH_BEGIN, _BATCH_END = 16, 17
 _SUBSYSTEM = 10
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = (_SUBSYSTEM << 8 | number for number in (12, 13, 14))
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
-_ELEM_KEY, _DATA_VALUE = 1, 1
+_ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
 _NFGENMSG = struct.Struct(">BBH")
 _FAMILIES = {"inet": 1, "ip": 2, "ip6": 10, "arp": 3, "bridge": 7, "netdev": 5}
 _NAME_BYTES = 16
-_PER_MESSAGE = 1000
+_PER_MESSAGE = 500
+_PARTS = (_ELEM_KEY, _ELEM_DATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class SetName:
     family: str
     table: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """`data` is a map's value; a set's element has none."""
+
+    key: bytes
+    data: bytes = b""
 
 
 def interface_key(name: str) -> bytes:
@@ -73,38 +83,51 @@ class ElementSocket(NetlinkSocket):
 
     def add(self, target: SetName, keys: Iterable[bytes]) -> None:
         """Add elements; those that exist already are fine. Raises KernelError."""
-        self._commit(f"add to set {target.name}", _NEWSETELEM, NLM_F_CREATE, target, keys)
+        self.update(puts={target: [Element(key) for key in keys]})
 
     def delete(self, target: SetName, keys: Iterable[bytes]) -> None:
         """Delete elements. Raises KernelError ENOENT when one of them (or the set) is missing; then none is deleted."""
-        self._commit(f"delete from set {target.name}", _DELSETELEM, 0, target, keys)
+        self.update(drops={target: [Element(key) for key in keys]})
 
     def read(self, target: SetName) -> set[bytes]:
         """Keys in the set. Raises KernelError ENOENT when there is no such set."""
-        body = _head(target)
-        bodies = self.dump(Message(f"read set {target.name}", _GETSETELEM, 0, body))
-        return {key for one in bodies for key in _decode_keys(one)}
+        return {element.key for element in self.elements(target)}
 
-    def _commit(self, what: str, kind: int, flags: int, target: SetName, keys: Iterable[bytes]) -> None:
-        elements = [nested(_LIST_ELEM, nested(_ELEM_KEY, attribute(_DATA_VALUE, key))) for key in keys]
-        if not elements:
+    def elements(self, target: SetName) -> set[Element]:
+        """The set's or map's elements. Raises KernelError ENOENT when there is no such set."""
+        bodies = self.dump(Message(f"read set {target.name}", _GETSETELEM, 0, _head(target)))
+        return {element for body in bodies for element in _decode_elements(body)}
+
+    def update(
+        self,
+        *,
+        drops: Mapping[SetName, Iterable[Element]] | None = None,
+        puts: Mapping[SetName, Iterable[Element]] | None = None,
+    ) -> None:
+        """Delete, then add, in one transaction.
+
+        Raises KernelError: ENOENT when an element to delete (or a set) is missing, EBUSY when an element to add stands
+        there with other data (one that is there as wanted is fine). Then nothing has changed.
+        """
+        requests = [
+            *_requests("delete from", _DELSETELEM, 0, drops or {}),
+            *_requests("add to", _NEWSETELEM, NLM_F_CREATE, puts or {}),
+        ]
+        if not requests:
             return
         writes["nf_tables"] += 1
-        # an attribute's length has 16 bits: many elements take several messages, in one transaction still
-        parts = [elements[start : start + _PER_MESSAGE] for start in range(0, len(elements), _PER_MESSAGE)]
-        bodies = [_head(target) + nested(_LIST_ELEMENTS, *part) for part in parts]
         begin = self._sequence + 1
-        end = begin + len(bodies) + 1
+        end = begin + len(requests) + 1
         self._sequence = end
         frame = _NFGENMSG.pack(0, 0, _SUBSYSTEM)
         wire = [encode(Message("begin", _BATCH_BEGIN, 0, frame), begin, NLM_F_REQUEST)]
-        for number, body in enumerate(bodies, begin + 1):
-            wire.append(encode(Message(what, kind, flags, body), number, NLM_F_REQUEST | NLM_F_ACK))
+        for number, request in enumerate(requests, begin + 1):
+            wire.append(encode(request, number, NLM_F_REQUEST | NLM_F_ACK))
         wire.append(encode(Message("end", _BATCH_END, 0, frame), end, NLM_F_REQUEST))
         self._socket.send(b"".join(wire))
-        self._settle(what, begin, end)
+        self._settle([request.what for request in requests], begin, end)
 
-    def _settle(self, what: str, begin: int, end: int) -> None:
+    def _settle(self, what: list[str], begin: int, end: int) -> None:
         """Wait for every acknowledgement between; raises the first refusal once all are in."""
         pending = set(range(begin + 1, end))
         refusal: KernelError | None = None
@@ -114,7 +137,8 @@ class ElementSocket(NetlinkSocket):
                     continue
                 code, words = decode_error(flags, answer)
                 if code:
-                    refusal = refusal or KernelError(what, code, words)
+                    step = what[min(max(sequence - begin - 1, 0), len(what) - 1)]
+                    refusal = refusal or KernelError(step, code, words)
                 if sequence in (begin, end):  # the batch as a whole was refused: nothing else will be answered
                     pending.clear()
                 pending.discard(sequence)
@@ -122,14 +146,32 @@ class ElementSocket(NetlinkSocket):
             raise refusal
 
 
+def _requests(what: str, kind: int, flags: int, elements: Mapping[SetName, Iterable[Element]]) -> Iterable[Message]:
+    for target, members in elements.items():
+        encoded = [_encode_element(member) for member in members]
+        # an attribute's length has 16 bits: many elements take several messages, in one transaction still
+        for start in range(0, len(encoded), _PER_MESSAGE):
+            part = encoded[start : start + _PER_MESSAGE]
+            body = _head(target) + nested(_LIST_ELEMENTS, *part)
+            yield Message(f"{what} set {target.name}", kind, flags, body)
+
+
 def _head(target: SetName) -> bytes:
     names = text(_LIST_TABLE, target.table) + text(_LIST_SET, target.name)
     return _NFGENMSG.pack(_FAMILIES[target.family], 0, 0) + names
 
 
-def _decode_keys(body: bytes) -> Iterable[bytes]:
+def _encode_element(element: Element) -> bytes:
+    parts = [nested(_ELEM_KEY, attribute(_DATA_VALUE, element.key))]
+    if element.data:
+        parts.append(nested(_ELEM_DATA, attribute(_DATA_VALUE, element.data)))
+    return nested(_LIST_ELEM, *parts)
+
+
+def _decode_elements(body: bytes) -> Iterable[Element]:
     elements = attributes(body, _NFGENMSG.size).get(_LIST_ELEMENTS, b"")
-    for _, element in iterate_attributes(elements):
-        key = attributes(element).get(_ELEM_KEY)
-        if key is not None:
-            yield attributes(key)[_DATA_VALUE]
+    for _, raw in iterate_attributes(elements):
+        found = attributes(raw)
+        if _ELEM_KEY in found:
+            parts = (attributes(found.get(kind, b"")).get(_DATA_VALUE, b"") for kind in _PARTS)
+            yield Element(*parts)

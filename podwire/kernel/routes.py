@@ -154,6 +154,13 @@ def get_routes(family: int = socket.AF_INET, table: int = TABLE_MAIN) -> Message
     return Message("list routes", RTM_GETROUTE, 0, head + u32(RTA_TABLE, table))
 
 
+def get_route(address: str) -> Message:
+    """Which route does a packet to `address` take?"""
+    family, raw = pack_address(address)
+    head = _RTMSG.pack(family, len(raw) * 8, 0, 0, 0, 0, 0, 0, 0)
+    return Message(f"find route to {address}", RTM_GETROUTE, 0, head + attribute(RTA_DST, raw))
+
+
 def decode_route(body: bytes) -> Route:
     family, length, _, _, table, protocol, scope, kind, flags = _RTMSG.unpack_from(body)
     found = attributes(body, _RTMSG.size)

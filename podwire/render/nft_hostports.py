@@ -1,0 +1,103 @@
+"""Host ports as the table `inet podwire-ports`: constant rules, and map elements for what pods ask.
+
+A connection to an address of the node is sent to the pod whose element matches: (address, protocol, port) first, then
+(protocol, port) for all addresses. The client's address is kept but where the answer would not come back through the
+node: the node speaking from 127.0.0.1, a client that is reached by the same interface as the pod (the pod itself, for
+one: `near` holds the pair), and pods whose owner wants it (`masked`). Packets to 127.0.0.0/8 that come from outside are
+dropped, as the kernel itself does where `route_localnet` does not stop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from podwire.render.elements import Row, address, declaration, interface, port, protocol, row
+
+TABLE = "inet podwire-ports"
+_SETS = (
+    ("map", "at4", "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service"),
+    ("map", "at6", "ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service"),
+    ("map", "any4", "inet_proto . inet_service : ipv4_addr . inet_service"),
+    ("map", "any6", "inet_proto . inet_service : ipv6_addr . inet_service"),
+    ("set", "near4", "ifname . ipv4_addr"),
+    ("set", "near6", "ifname . ipv6_addr"),
+    ("set", "masked4", "ipv4_addr . inet_proto . inet_service"),
+    ("set", "masked6", "ipv6_addr . inet_proto . inet_service"),
+)
+SETS = tuple(name for _, name, _ in _SETS)
+
+_RULES = """\
+	chain ports {
+		meta l4proto { tcp, udp, sctp } dnat ip to ip daddr . meta l4proto . th dport map @at4
+		meta l4proto { tcp, udp, sctp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6
+		meta nfproto ipv4 meta l4proto { tcp, udp, sctp } dnat ip to meta l4proto . th dport map @any4
+		meta nfproto ipv6 meta l4proto { tcp, udp, sctp } dnat ip6 to meta l4proto . th dport map @any6
+	}
+	chain martians {
+		type filter hook prerouting priority raw; policy accept;
+		iifname != "lo" ip daddr 127.0.0.0/8 counter drop
+	}
+	chain prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		fib daddr type local jump ports
+	}
+	chain output {
+		type nat hook output priority -100; policy accept;
+		fib daddr type local jump ports
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ct status & dnat == 0 return
+		oifname != "lo" ip saddr 127.0.0.0/8 masquerade
+		oifname != "lo" ip6 saddr ::1 masquerade
+		iifname . ip daddr @near4 masquerade
+		iifname . ip6 daddr @near6 masquerade
+		meta l4proto { tcp, udp, sctp } ip daddr . meta l4proto . th dport @masked4 masquerade
+		meta l4proto { tcp, udp, sctp } ip6 daddr . meta l4proto . th dport @masked6 masquerade
+	}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One host port: `at` is the host's address or "" for all of them, `target` the pod's, both of one family."""
+
+    protocol: str
+    at: str
+    host_port: int
+    target: str
+    target_port: int
+
+    @property
+    def front(self) -> tuple[str, str, int]:
+        """What only one pod can have; an address of the pod's family stands for all addresses."""
+        every = "::" if ":" in self.target else "0.0.0.0"
+        return self.protocol, self.at or every, self.host_port
+
+    def __str__(self) -> str:
+        where = f"[{self.at}]" if ":" in self.at else self.at or "every address"
+        return f"{self.protocol} port {self.host_port} of {where}"
+
+
+def rows(forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked: bool) -> frozenset[Row]:
+    """Elements for one pod: `near` are pairs (interface, pod's address) whose clients are masqueraded."""
+    found: list[Row] = []
+    for forward in forwards:
+        family = "6" if ":" in forward.target else "4"
+        front = (protocol(forward.protocol), port(forward.host_port))
+        back = (address(forward.target), port(forward.target_port))
+        if forward.at:
+            found.append(row(f"at{family}", address(forward.at), *front, data=back))
+        else:
+            found.append(row(f"any{family}", *front, data=back))
+        if masked:
+            found.append(row(f"masked{family}", back[0], front[0], back[1]))
+    for name, target in near:
+        found.append(row(f"near{'6' if ':' in target else '4'}", interface(name), address(target)))
+    return frozenset(found)
+
+
+def body(members: Iterable[Row]) -> str:
+    """What stands between the table's braces, with sets and maps filled."""
+    known = tuple(members)
+    return "".join(declaration(kind, name, types, known) for kind, name, types in _SETS) + _RULES
