@@ -39,7 +39,8 @@ def layer_of(role: str) -> str:
 
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one role did for one interface of one sandbox. `addresses` are bare, `gateways` beside them where the role
-    has some of its own; `bridge` is the bridge's name; `floating` are pairs (outer, inner) of floating addresses."""
+    has some of its own; `bridge` is the bridge's name; `nat` how host
+    ports masquerade ("", "none" or "all"); `floating` are pairs (outer, inner) of floating addresses."""
 
     container_id: str
     interface: str
@@ -60,6 +61,7 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     bridge: str = ""
     ports: tuple[PortMapping, ...] = ()
     limits: Bandwidth | None = None
+    nat: str = ""
     floating: tuple[tuple[str, str], ...] = ()
 
     @property

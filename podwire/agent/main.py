@@ -21,7 +21,9 @@ from podwire.agent.cnisocket import CniSocket
 from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
+from podwire.agent.extras import Extras
 from podwire.agent.health import Health
+from podwire.agent.hostports import HostPorts
 from podwire.agent.ipamwatch import IpamSettings
 from podwire.agent.loop import Loop
 from podwire.agent.pods import PodApi, Pods
@@ -68,6 +70,7 @@ class Agent:
         self._records = Attachments(config.attachments)
         self._admission = Admission(Nft(), self._sockets.elements)
         self._reaper = Reaper(self._records, self._sockets, self._claimer.release)
+        self._extras = Extras(HostPorts(Nft(), self._sockets), self._sockets, self._reaper.wake)
         parts = roletable.Parts(
             config,
             self._records,
@@ -79,6 +82,7 @@ class Agent:
             boot=lambda: self._boot,
             mtu=self._pod_mtu,
             pods=self._pods,
+            extras=self._extras,
             pools=self._known_pools,
             pod_cidrs=self._pod_cidrs,
         )
@@ -141,7 +145,9 @@ class Agent:
         points.arm(os.environ.get("PODWIRE_FAULT", ""))
         self._boot = recovery.identity()
         self._records.load()
-        self._complete = recovery.restore(self._records, self._sockets, self._admission, self._reaper, self._boot)
+        self._complete = recovery.restore(
+            self._records, self._sockets, self._admission, self._reaper, self._extras, self._boot
+        )
         self._reaper.start()
         self._spool.start()
         self._socket.start()

@@ -10,9 +10,21 @@ import errno
 import os
 import signal
 
-POINTS = ("recorded", "created", "claimed", "pod", "host", "admitted", "ready", "doomed", "deleted", "released")
-"""ADD: record written, veth made, addresses claimed, pod side done, host side done, admitted, record says ready.
-DEL: links out of use, record says deleted, addresses given back (in the reaper)."""
+POINTS = (
+    "recorded",
+    "created",
+    "claimed",
+    "pod",
+    "host",
+    "extras",
+    "admitted",
+    "ready",
+    "doomed",
+    "deleted",
+    "released",
+)
+"""ADD: record written, veth made, addresses claimed, pod side done, host side done, ports and limits set, admitted,
+record ready. DEL: links out of use, record says deleted, addresses given back (in the reaper)."""
 
 _fault: tuple[str, str] | None = None
 

@@ -18,6 +18,7 @@ import msgspec
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import DELETED, READY, ROUTED, WIRING, Attachments
+from podwire.agent.extras import Extras
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import DOOMED_PREFIX, Sockets
 from podwire.cni.plan import PREFIX
@@ -42,7 +43,9 @@ def identity() -> str:
         os.close(own)
 
 
-def restore(records: Attachments, sockets: Sockets, admission: Admission, reaper: Reaper, boot: str) -> bool:
+def restore(
+    records: Attachments, sockets: Sockets, admission: Admission, reaper: Reaper, extras: Extras, boot: str
+) -> bool:
     """Bring records and kernel together, before any call is served; whether the records tell of every pod there was.
 
     Raises KernelError.
@@ -58,8 +61,10 @@ def restore(records: Attachments, sockets: Sockets, admission: Admission, reaper
         if link.name not in ready:
             log.warning("left-over interface removed name=%s", link.name)
             wire.doom_index(sockets.route(), link.index, ())
+            extras.forget(link.name)
             reaper.wake()
     _restore_routes(sockets, {link.index: ready[link.name] for link in ours if link.name in ready})
+    extras.restore(records.all())
     for record in records.all(DELETED):
         reaper.add(record.key)
     known = {record.host_name for record in records.all()}

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import IPAM, ROUTED, Attachments
+from podwire.agent.bandwidthrole import BANDWIDTH, Limiter
 from podwire.agent.claimer import Claimer
 from podwire.agent.config import AgentConfig
+from podwire.agent.extras import Extras
 from podwire.agent.ipamrole import Addresses
 from podwire.agent.pods import Pods
+from podwire.agent.portmaprole import PORTMAP, PortMap
 from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.roles import Role
@@ -34,6 +37,7 @@ class Parts:
     boot: Callable[[], str]
     mtu: Callable[[], int]
     pods: Pods
+    extras: Extras
     pools: Callable[[], Sequence[IPPool]]
     pod_cidrs: Callable[[], tuple[str, ...]]
 
@@ -53,7 +57,10 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.claimer,
             parts.readiness,
             parts.boot,
+            parts.extras,
         ),
+        PORTMAP: PortMap(parts.records, parts.sockets, parts.extras, parts.boot),
+        BANDWIDTH: Limiter(parts.records, parts.sockets, parts.extras, parts.boot),
         IPAM: Addresses(
             config.node_name,
             parts.pods,

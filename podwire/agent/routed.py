@@ -20,6 +20,7 @@ from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attachments
 from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
+from podwire.agent.extras import Extras
 from podwire.agent.pods import Pods
 from podwire.agent.points import reached
 from podwire.agent.readiness import Readiness
@@ -27,6 +28,7 @@ from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.cni import asked, capabilities, plan, spec
 from podwire.cni.asked import Asked
+from podwire.cni.capabilities import Bandwidth
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request, Result
 from podwire.kernel.netlink import KernelError
@@ -49,6 +51,7 @@ class Routed:
         claimer: Claimer,
         readiness: Readiness,
         boot: Callable[[], str],
+        extras: Extras,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._node = node
@@ -61,6 +64,7 @@ class Routed:
         self._claimer = claimer
         self._readiness = readiness
         self._boot = boot
+        self._extras = extras
         self._entropy = entropy
 
     # -- ADD ------------------------------------------------------------------------------------------------------
@@ -88,6 +92,8 @@ class Routed:
             reached("pod")
             wire.address_host(self._sockets.route(), complete, index)
             reached("host")
+            self._extras.attach(msgspec.structs.replace(record, addresses=complete.addresses))
+            reached("extras")
             self._admission.admit(complete.host_name, complete.addresses)
             reached("admitted")
             wire.await_carrier(self._sockets.route(), complete.host_name)
@@ -116,6 +122,8 @@ class Routed:
             pod=request.pod,
             uid=request.uid,
             boot=self._boot(),
+            ports=capabilities.port_mappings(request),
+            limits=capabilities.bandwidth(request),
         )
         self._claimer.require()
         self._records.put(record)
@@ -129,6 +137,7 @@ class Routed:
         if owner is not None:
             log.warning("host interface taken over name=%s from=%s", name, owner.container_id)
             self._admission.expel(name, owner.addresses)
+            self._extras.detach(owner)
             self._records.put(msgspec.structs.replace(owner, state=DELETED))
             self._reaper.add(owner.key)
         if wire.doom_host(self._sockets.route(), name, owner.addresses if owner else ()):
@@ -152,6 +161,7 @@ class Routed:
             pass
         addresses = pending.future.result() if _succeeded(pending.future) else ()
         try:
+            self._extras.detach(record)
             wire.doom_host(self._sockets.route(), record.host_name, addresses)
             self._admission.expel(record.host_name, addresses)
             self._records.put(msgspec.structs.replace(record, state=DELETED))
@@ -169,7 +179,10 @@ class Routed:
         owner = self._records.owner(record.host_name)
         if owner is None or owner.key == record.key:  # else the names are someone else's by now
             self._admission.expel(record.host_name, record.addresses)
+            self._extras.detach(record)
             wire.doom_host(self._sockets.route(), record.host_name, record.addresses)
+        else:
+            self._extras.detach(msgspec.structs.replace(record, limits=None))
         reached("doomed")
         self._records.put(msgspec.structs.replace(record, state=DELETED))
         reached("deleted")
@@ -192,6 +205,7 @@ class Routed:
             0,
             plan.handle(request),
             state=WIRING,
+            limits=Bandwidth(),
         )
 
     # -- CHECK ----------------------------------------------------------------------------------------------------
@@ -213,6 +227,7 @@ class Routed:
         wiring = _wiring(record)
         faults = wire.host_faults(self._sockets.route(), wiring) + wire.pod_faults(wiring, inner)
         missing = self._admission.missing(record.host_name, record.addresses)
+        faults += self._extras.faults(record)
         return faults + [f"{record.host_name} with {address} is not admitted" for address in missing]
 
     # -- GC, STATUS -----------------------------------------------------------------------------------------------
@@ -227,6 +242,7 @@ class Routed:
             if link.name not in known:
                 log.warning("left-over interface removed name=%s", link.name)
                 wire.doom_index(socket, link.index, ())
+                self._extras.forget(link.name)
                 self._reaper.wake()
 
     def status(self, request: Request) -> None:

@@ -43,7 +43,7 @@ class Bandwidth:
 
 def port_mappings(request: Request) -> tuple[PortMapping, ...]:
     """`portMappings` with a host port, in their order. Raises CniError 7."""
-    raw = request.runtime.get("portmappings") or ()
+    raw = request.runtime.get("portmappings") or []
     if not isinstance(raw, list):
         raise CniError(BAD_CONFIG, "runtimeConfig.portMappings is not a list")
     return tuple(_mapping(i, entry) for i, entry in enumerate(raw) if not _no_host_port(entry))

@@ -55,9 +55,9 @@ class Namespace:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
         with netns.inside(self.fd):
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(family, kind)
         made.settimeout(3)
         return made
 
@@ -158,14 +158,16 @@ class Pod:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={self.name}",
         }
         network = {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "podwire", **config}
+        if not (self.node.bin_dir / program).exists():  # the name it is called by is the role
+            shutil.copy(self.node.bin_dir / "podwire", self.node.bin_dir / program)
         line = ["nsenter", f"--net={self.node.space.path}", str(self.node.bin_dir / program)]
         done = subprocess.run(
             line, env=env, input=json.dumps(network).encode(), capture_output=True, timeout=60, check=False
         )
         return done.returncode, done.stdout.decode()
 
-    def add(self) -> Pod:
-        code, output = self.call("ADD")
+    def add(self, **config: Any) -> Pod:
+        code, output = self.call("ADD", **config)
         assert code == 0, output
         self.result = json.loads(output)
         return self

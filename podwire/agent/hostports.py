@@ -1,0 +1,180 @@
+"""Host ports: who has which port of this node, in memory and as elements of `inet podwire-ports`.
+
+UDP clients that talk without a pause would keep their old way for ever: what connection tracking knows of a port is
+forgotten when a pod gets it, and when it loses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from podwire.agent.elements import OwnedElements
+from podwire.agent.wiring import Sockets
+from podwire.cni import spec
+from podwire.cni.capabilities import PortMapping
+from podwire.cni.spec import CniError
+from podwire.kernel.conntrack import ConntrackSocket, Flow, forget_udp
+from podwire.kernel.netlink import KernelError
+from podwire.kernel.nfelements import SetName
+from podwire.kernel.tables import NftProgram
+from podwire.render import nft_hostports
+from podwire.render.nft_hostports import Forward
+
+log = logging.getLogger(__name__)
+
+PORT_TAKEN = 101
+"""CNI error code: another attachment of this node has the host port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What one attachment asks: the first address of each family gets the ports. `interface` is the host's towards the
+    pod ("": the one that the pod is routed by); `snat` masquerades clients on the pod's own side, `masked` all;
+    `label` names the pod in messages."""
+
+    mappings: Sequence[PortMapping]
+    addresses: Sequence[str]
+    interface: str = ""
+    snat: bool = True
+    masked: bool = False
+    label: str = ""
+
+
+class HostPorts:
+    """Owners are named "container_id/ifname". Threads may call at the same time; each raises KernelError."""
+
+    def __init__(self, program: NftProgram, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._elements = OwnedElements(
+            nft_hostports.TABLE, nft_hostports.SETS, nft_hostports.body, program, sockets.elements
+        )
+        self._forwards: dict[str, tuple[Forward, ...]] = {}
+        self._labels: dict[str, str] = {}
+        self._guard = threading.Lock()
+
+    def restore(self, wanted: Mapping[str, Ports]) -> None:
+        """At the start, when routes to the pods stand: the table holds exactly this; silent when it does."""
+        with self._guard:
+            self._forwards = {}
+            rows = {}
+            for owner, ports in wanted.items():
+                try:
+                    found = self._free(owner, ports)
+                except CniError as error:
+                    log.error("host ports not restored owner=%s error=%s", owner, error)
+                    continue
+                self._forwards[owner] = found
+                self._labels[owner] = ports.label
+                rows[owner] = nft_hostports.rows(found, self._near(ports), masked=ports.masked)
+            self._elements.restore(rows)
+
+    def claim(self, owner: str, ports: Ports) -> None:
+        """Idempotent. Raises CniError: 101 when a port is another owner's, 7 when a host address cannot lead to the
+        pod's."""
+        with self._guard:
+            forwards = self._free(owner, ports)
+            former = self._forwards.get(owner, ())
+            self._elements.put(owner, nft_hostports.rows(forwards, self._near(ports), masked=ports.masked))
+            self._forwards.pop(owner, None)
+            if forwards:
+                self._forwards[owner] = forwards
+                self._labels[owner] = ports.label
+        self._forget_strays([forward for forward in forwards if forward not in former])
+
+    def release(self, owner: str) -> None:
+        """Absent is fine."""
+        with self._guard:
+            self._elements.drop(owner)
+            forwards = self._forwards.pop(owner, ())
+            self._labels.pop(owner, None)
+        self._forget_targets(forwards)
+
+    def ready(self) -> None:
+        """Raises KernelError when the table is not there."""
+        self._sockets.elements().read(SetName("inet", "podwire-ports", "any4"))
+
+    def faults(self, owner: str, ports: Ports) -> list[str]:
+        """What the kernel lacks, in words."""
+        if not ports.mappings:
+            return []
+        rows = nft_hostports.rows(planned(ports), self._near(ports), masked=ports.masked)
+        try:
+            found = self._elements.faults(rows)
+        except KernelError as error:
+            return [f"host ports: {error}"]
+        return found if owner in self._forwards else [f"no host ports are held for {owner}", *found]
+
+    def _free(self, owner: str, ports: Ports) -> tuple[Forward, ...]:
+        forwards = planned(ports)
+        taken = {each.front: other for other, those in self._forwards.items() if other != owner for each in those}
+        for forward in forwards:
+            if forward.front in taken:
+                other = taken[forward.front]
+                pod = f"pod {self._labels[other]}, " if self._labels.get(other) else ""
+                raise CniError(PORT_TAKEN, f"{forward} is taken", f"by {pod}attachment {other}: delete it first")
+        return forwards
+
+    def _near(self, ports: Ports) -> list[tuple[str, str]]:
+        """Pairs (interface, pod's address): who comes in there would be answered past this node's NAT."""
+        if not ports.snat or not ports.mappings:
+            return []
+        wire = self._sockets.route()
+        pairs = []
+        for address in targets(ports.addresses):
+            name = ports.interface
+            if not name and (route := wire.route_to(address)) is not None:
+                name = next((link.name for link in wire.links() if link.index == route.index), "")
+            if name:
+                pairs.append((name, address))
+        return pairs
+
+    def _forget_strays(self, forwards: Iterable[Forward]) -> None:
+        """UDP that went to the node's own port before, and not to the pod."""
+        udp = [forward for forward in forwards if forward.protocol == "udp"]
+        if not udp:
+            return
+        local = {address.cidr.partition("/")[0] for address in self._sockets.route().addresses()}
+        for forward in udp:
+            _forget(forward, lambda flow, to: flow.target in local and flow.answerer != to)
+
+    def _forget_targets(self, forwards: Iterable[Forward]) -> None:
+        """UDP that still goes to the pod."""
+        for forward in forwards:
+            if forward.protocol == "udp":
+                _forget(forward, lambda flow, to: flow.answerer == to)
+
+
+def targets(addresses: Sequence[str]) -> list[str]:
+    """The first address of each family."""
+    found: dict[bool, str] = {}
+    for address in addresses:
+        found.setdefault(":" in address, address)
+    return list(found.values())
+
+
+def planned(ports: Ports) -> tuple[Forward, ...]:
+    """Pure: what is forwarded where. Raises CniError 7 for a host address of a family that the pod has not."""
+    found: dict[Forward, None] = {}
+    for mapping in ports.mappings:
+        wanted = targets(ports.addresses)
+        fitting = [to for to in wanted if not mapping.host_ip or (":" in to) == (":" in mapping.host_ip)]
+        if not fitting:
+            has = ", ".join(ports.addresses) or "no address"
+            raise CniError(
+                spec.BAD_CONFIG, f"host port {mapping.host_port}: {mapping.host_ip or 'the node'} cannot lead to {has}"
+            )
+        for to in fitting:
+            found[Forward(mapping.protocol, mapping.host_ip, mapping.host_port, to, mapping.container_port)] = None
+    return tuple(found)
+
+
+def _forget(forward: Forward, stale: Callable[[Flow, str], bool]) -> None:
+    family = socket.AF_INET6 if ":" in forward.target else socket.AF_INET
+    with ConntrackSocket() as wire:
+        count = forget_udp(wire, family, forward.host_port, lambda flow: stale(flow, forward.target))
+    if count:
+        log.info("stale udp connections forgotten port=%d count=%d", forward.host_port, count)

@@ -1,0 +1,182 @@
+"""Host ports with packets: who reaches them, whose address the pod sees, what ends and what outlives the agent."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+PORT, INNER = 8080, 80
+
+
+def mapping(**changes: Any) -> dict[str, Any]:
+    """One mapping as containerd spells it."""
+    return {"HostPort": PORT, "ContainerPort": INNER, "Protocol": "tcp", "HostIP": "", **changes}
+
+
+def asking(*mappings: dict[str, Any]) -> dict[str, Any]:
+    return {"runtimeConfig": {"portMappings": list(mappings)}}
+
+
+def ask(client: Any, address: str, pod: Any, port: int = PORT, inner: int = INNER) -> str:
+    """The client's address as the pod sees it; "" when nothing comes through."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with pod.space.socket(family=family) as listener, client.socket(family=family) as speaker:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", inner))
+        listener.listen()
+        try:
+            speaker.connect((address, port))
+        except OSError:
+            return ""
+        connection, peer = listener.accept()
+        connection.close()
+        return str(peer[0])
+
+
+def elements(node: Any) -> str:
+    return str(node.space.run("nft", "-n", "list", "table", "inet", "podwire-ports"))
+
+
+def test_every_client_reaches_the_port_and_keeps_its_address(world: Any) -> None:
+    one, two = world.nodes
+    web = one.pod("web").add(**asking(mapping()))
+    near, far = one.pod("near").add(), two.pod("far").add()
+    assert ask(two.space, one.address, web) == two.address
+    assert ask(world.outside, one.address, web) == "203.0.113.10"
+    assert ask(near.space, one.address, web) == near.address
+    assert ask(far.space, one.address, web) == far.address
+    assert ask(one.space, one.address, web) == one.address
+    assert ask(one.space, "127.0.0.1", web) not in ("", "127.0.0.1")
+    assert ask(web.space, one.address, web) not in ("", web.address)
+    assert ask(two.space, two.address, web) == ""
+    assert ask(two.space, one.address, web, port=PORT + 1) == ""
+
+
+def test_a_pod_does_not_reach_what_listens_on_the_nodes_loopback(world: Any) -> None:
+    one = world.nodes[0]
+    pod = one.pod("a").add()
+    with one.space.listen("127.0.0.1", 9000), pod.space.socket() as client:
+        client.settimeout(0.5)
+        pod.space.run("ip", "route", "del", "table", "local", "127.0.0.0/8", "dev", "lo")
+        pod.space.run("ip", "address", "flush", "dev", "lo")
+        pod.space.run("ip", "route", "add", "127.0.0.1/32", "via", "169.254.1.1", "dev", "eth0", "src", pod.address)
+        with pytest.raises(OSError):
+            client.connect(("127.0.0.1", 9000))
+    assert "drop" in elements(one)
+
+
+def test_an_address_of_its_own_comes_first(world: Any) -> None:
+    one, two = world.nodes
+    every = one.pod("every").add(**asking(mapping()))
+    local = one.pod("local").add(**asking(mapping(HostIP="127.0.0.1")))
+    assert ask(two.space, one.address, every) == two.address
+    assert ask(one.space, "127.0.0.1", every) == ""
+    assert ask(one.space, "127.0.0.1", local) != ""
+
+
+def test_a_taken_port_is_refused_and_names_who_has_it(world: Any) -> None:
+    one = world.nodes[0]
+    holder = one.pod("holder").add(**asking(mapping()))
+    second = one.pod("second")
+    code, output = second.call("ADD", **asking(mapping()))
+    error = json.loads(output)
+    assert (code, error["code"]) == (1, 101), error
+    assert "8080" in error["msg"]
+    assert "default/holder" in error["details"]
+    assert holder.container_id in error["details"]
+    second.add(**asking(mapping(Protocol="udp")))
+    holder.delete()
+    one.pod("third").add(**asking(mapping()))
+
+
+def test_an_end_needs_no_runtime_config_and_a_restart_is_silent(world: Any, tools: Any) -> None:
+    one, two = world.nodes
+    web = one.pod("web").add(**asking(mapping(), mapping(Protocol="udp"), mapping(Protocol="sctp")))
+    before = elements(one)
+    assert before.count(web.address) == 4  # three ports, and the pod as its own client
+    one.restart()
+    assert elements(one) == before
+    tools.until("silence", lambda: one.writes().get("nft", 0) == one.writes().get("nf_tables", 0) == 0)
+    one.space.run("nft", "flush", "map", "inet", "podwire-ports", "any4")
+    code, output = web.call("CHECK", prevResult=web.result, **asking(mapping()))
+    assert (code, json.loads(output)["code"]) == (1, 100)
+    assert "tcp . 8080" in output
+    one.restart()
+    assert elements(one) == before
+    assert ask(two.space, one.address, web) == two.address
+    code, output = web.call("DEL")
+    assert (code, output) == (0, "")
+    assert web.address not in elements(one)
+
+
+def test_a_busy_udp_client_follows_the_port(world: Any) -> None:
+    """Its packets never pause, so connection tracking would keep their first way."""
+    one, two = world.nodes
+    udp = asking(mapping(Protocol="udp", ContainerPort=PORT))
+    with two.space.socket(socket.SOCK_DGRAM) as client:
+        client.connect((one.address, PORT))
+
+        def heard(pod: Any) -> str:
+            with pod.space.socket(socket.SOCK_DGRAM) as server:
+                server.bind(("0.0.0.0", PORT))
+                client.send(b"x")
+                return str(server.recvfrom(10)[1][0])
+
+        with one.space.socket(socket.SOCK_DGRAM) as node:
+            node.bind((one.address, PORT))
+            client.send(b"x")
+            assert node.recv(10) == b"x"
+        first = one.pod("first").add(**udp)
+        assert heard(first) == two.address
+        first.delete()
+        second = one.pod("second").add(**udp)
+        assert heard(second) == two.address
+
+
+def test_portmap_behind_another_plugin(world: Any) -> None:
+    """As a chain has it: the wiring first (ours here, without ports), then the role `portmap` with its result."""
+    one, two = world.nodes
+    web = one.pod("web").add()
+    chained = {"program": "portmap", "type": "portmap", "prevResult": web.result}
+    code, output = web.call("ADD", **chained, **asking(mapping()))
+    assert code == 0, output
+    assert json.loads(output) == web.result
+    assert ask(two.space, one.address, web) == two.address
+    assert ask(one.space, "127.0.0.1", web) != ""
+    assert web.call("CHECK", **chained, **asking(mapping())) == (0, "")
+    assert web.call("ADD", **chained, **asking(mapping()))[0] == 0
+    one.restart()
+    assert ask(two.space, one.address, web) == two.address
+    assert web.call("DEL", program="portmap", type="portmap") == (0, "")
+    assert web.address not in elements(one)
+    assert web.call("DEL", program="portmap", type="portmap") == (0, "")
+    code, output = web.call("ADD", **chained, **asking(mapping()), masqAll=True)
+    assert code == 0, output
+    assert ask(two.space, one.address, web) not in ("", two.address)
+    gc = {"cniVersion": "1.1.0", "program": "portmap", "type": "portmap"}
+    assert web.call("GC", **gc, **{"cni.dev/valid-attachments": []}) == (0, "")
+    assert web.address not in elements(one)
+    assert web.call("STATUS", **gc) == (0, "")
+
+
+REFUSED: list[tuple[dict[str, Any], int, str]] = [
+    ({}, 7, "portmap must stand behind another plugin"),
+    ({"conditionsV4": ["-s", "10.0.0.0/8"], "prevResult": {}}, 2, "conditionsV4"),
+    ({"externalSetMarkChain": "KUBE-MARK-MASQ", "prevResult": {}}, 2, "externalSetMarkChain"),
+    ({"prevResult": {"ips": [{"address": "10.1.1.1/24"}]}} | asking(mapping(HostIP="fd00::1")), 7, "fd00::1"),
+    ({"prevResult": {}} | asking(mapping(HostPort=70000)), 7, "hostPort"),
+]
+
+
+def test_portmap_refuses(world: Any) -> None:
+    node = world.nodes[0]
+    pod = node.pod("a")
+    for config, code, text in REFUSED:
+        failed, output = pod.call("ADD", program="portmap", type="portmap", **config)
+        error = json.loads(output)
+        assert (failed, error["code"]) == (1, code), error
+        assert text in error["msg"]
+    assert list((node.folder / "state").rglob("*portmap*")) == []
