@@ -14,6 +14,7 @@ from podwire.controllers.deployment import Deployments
 from podwire.controllers.endpoints import Endpoints
 from podwire.controllers.garbage import Garbage
 from podwire.controllers.health import GRACE_SECONDS
+from podwire.controllers.installation import Installations
 from podwire.controllers.namespaces import Namespaces
 from podwire.controllers.nodes import Evictions, NodeHealth
 from podwire.controllers.podgc import QUARANTINE_SECONDS, PodGarbage
@@ -51,6 +52,7 @@ def controllers(world: World, config: ControllersConfig) -> list[loop.Controller
         NodeHealth(world, config.node_grace).controller(),
         Evictions(world).controller(),
         PodGarbage(world, config.orphan_quarantine).controller(),
+        Installations(world).controller(),
     ]
     if config.default_pool:
         found.append(DefaultPool(world, config.pod_subnet, config.node_mask).controller())

@@ -23,6 +23,7 @@ from podwire.kube.api import Api, ApiError
 from podwire.lab.places import CLUSTER, PKI
 from podwire.lab.topology import LabPlan
 from podwire.lab.underlay import API_PORT
+from podwire.model import installation
 from podwire.model.gvr import CRDS, ENDPOINTS, ENDPOINTSLICES, GVR
 
 VERSION = "v1.36.0+podwire"
@@ -83,7 +84,8 @@ def first_objects(plan: LabPlan) -> list[tuple[GVR, dict[str, Any]]]:
             {"addresses": [{"ip": address}], "ports": [{"name": "https", "port": API_PORT, "protocol": "TCP"}]}
         ],
     }
-    return [*((CRDS, crd) for crd in crds()), (ENDPOINTSLICES, slice_), (ENDPOINTS, endpoints)]
+    kinds = [*crds(), *installation.crds()]
+    return [*((CRDS, crd) for crd in kinds), (ENDPOINTSLICES, slice_), (ENDPOINTS, endpoints)]
 
 
 async def _ensure(client: Api, gvr: GVR, obj: dict[str, Any]) -> None:
