@@ -27,7 +27,7 @@ READY = "ready"  # the runtime has (or will have) its result
 DELETED = "deleted"  # DEL was answered; links and address are still to be given back
 
 ROUTED, BRIDGE, CHAINED, IPAM = "routed", "bridge", "chained", "podwire-ipam"
-CLAIMING = (ROUTED, IPAM)  # the roles whose addresses are claimed on the API
+CLAIMING = (ROUTED, BRIDGE, IPAM)  # the roles whose addresses are claimed on the API
 _LAYERS = {ROUTED: "", BRIDGE: "", CHAINED: "", IPAM: "ipam"}
 
 Key = tuple[str, str, str]  # container ID, interface, layer

@@ -19,7 +19,8 @@ class ConfigError(Exception):
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes; 0: as the datapath
-    in use allows)."""
+    in use allows); `leak_grace` is for how long an address must look unused before it is freed (seconds; 0: never while
+    its node lives)."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -34,6 +35,7 @@ class AgentConfig:
     mtu: int = 0
     vxlan_vni: int = 4096
     vxlan_port: int = 4789
+    leak_grace: int = 900
 
     @property
     def spool(self) -> Path:

@@ -91,6 +91,8 @@ class Enrolment:
 
     async def _once(self) -> bool:
         node = self._loop.nodes.get(self._node)
+        if node is None and self._allocator is not None:
+            self._allocator.absent()
         if node is None or not self._loop.pools_known:
             self._health.not_ready("node", f"node {self._node} or the pools are not known yet")
             return True  # a change will come
@@ -119,7 +121,11 @@ class Enrolment:
                 reservations=settings.reservations,
                 config=settings.config,
             )
-            await self._open_attacher(fresh)
+            try:
+                await self._open_attacher(fresh)
+            except BaseException:
+                await fresh.close()
+                raise
             self._allocator = fresh
         self._allocator.describe(node.pod_cidrs, node.metadata.labels)
         return self._allocator

@@ -18,6 +18,7 @@ from podwire.agent.attach import Attacher
 from podwire.agent.attachments import CLAIMING, READY, Attachments
 from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
+from podwire.agent.collector import Collector
 from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
@@ -60,6 +61,7 @@ class Agent:
         self._api = api
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._complete = False
+        self._collection: asyncio.Task[None] | None = None
         self._boot = ""
         self._uplink_mtu = mtu.DEFAULT
         self._loop: Loop | None = None
@@ -119,6 +121,8 @@ class Agent:
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
         finally:
+            if self._collection is not None:
+                self._collection.cancel()
             await server.close()
             await asyncio.to_thread(repair.stop)
             await asyncio.to_thread(self._stop)
@@ -173,6 +177,14 @@ class Agent:
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
             log.info("left-over addresses released count=%d", len(freed))
         self._claimer.open(allocator, self._event_loop)
+        collector = Collector(
+            self._api,
+            self._config.node_name,
+            allocator,
+            lambda: {record.handle for record in self._records.all()},
+            grace=self._config.leak_grace,
+        )
+        self._collection = asyncio.create_task(collector.run(), name="collector")
 
     async def _install(self, loop: Loop) -> None:
         """The CNI configuration appears when pods can be served, and not before: the runtime takes it for readiness."""

@@ -97,6 +97,7 @@ class Allocator:
         found = [Cidr.parse(text, host_bits=True) for text in pod_cidrs]
         self._room.own = {cidr.width: cidr for cidr in reversed(found)}
         self._labels = dict(labels)
+        self._present = True
 
     def handle_of(self, container_id: str) -> str:
         return f"{self._network}.{container_id}"
@@ -205,6 +206,20 @@ class Allocator:
             await self._trim()
         await self._ask("", None, None)
 
+    async def drop_strays(self) -> None:
+        """Free what a former life of this node had claimed ahead and nobody adopted. Raises IpamError, ApiError."""
+        async with self._turn:
+            await self._load()
+            await self._room.survey()
+        self._commit.drop_strays = self._adopted
+        await self._ask("", None, None)
+
+    def absent(self) -> None:
+        """The node has no Node object (any more): others may free what it holds, so nothing is given from the stock
+        until `describe` says that it is back."""
+        self._present = False
+        self._ledger.doubtful.update(self.stock.cidrs())
+
     async def settled(self) -> None:
         """Wait until everything that was lent is written under its own handle. Raises IpamError, ApiError."""
         while self.stock.lent or self._commit.dirty:
@@ -222,7 +237,7 @@ class Allocator:
 
     def _from_stock(self, wish: Wish, attribute: Attribute) -> list[str] | None:
         """Addresses that are on the API already; None when the wish has to wait for a write."""
-        if not self._adopted or wish.use != "Workload" or wish.exact or self._busy[wish.handle]:
+        if not (self._adopted and self._present) or wish.use != "Workload" or wish.exact or self._busy[wish.handle]:
             return None
         entry = self.stock.lent.get(wish.handle)
         if entry is not None:

@@ -1,0 +1,184 @@
+"""The collector frees what nobody uses, and in no random world anything that is live."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from podwire.agent.collector import Collector
+from podwire.ipam import blocks
+from podwire.ipam.claims import Allocator
+from podwire.ipam.crds import default_pool
+from podwire.ipam.wish import Wish
+from podwire.kube.fake import FakeApi
+from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES, IPPOOLS, NODES, PODS
+
+GRACE = 900.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """Nodes with allocators and collectors on one API and one clock."""
+
+    def __init__(self) -> None:
+        self.api, self.clock = FakeApi(), Clock()
+        self.allocators: dict[str, Allocator] = {}
+        self.live: dict[str, set[str]] = {}
+        self.collectors: dict[str, Collector] = {}
+
+    async def node(self, name: str) -> Allocator:
+        await self.api.create(NODES, {"metadata": {"name": name}})
+        allocator = self.allocators[name] = Allocator(self.api, name, clock=self.clock)
+        live = self.live[name] = set()
+        self.collectors[name] = Collector(self.api, name, allocator, lambda: live, grace=GRACE, clock=self.clock)
+        return allocator
+
+    async def pod(self, node: str, name: str, *, record: bool = True, phase: str = "Running", told: bool = True) -> str:
+        """A pod with an address; `record`: the node knows it, `told`: the API knows the address."""
+        handle = f"k8s-pod-network.{node}-{name}"
+        (address,) = await self.allocators[node].assign(Wish(handle, {"namespace": "d", "pod": name}))
+        status: dict[str, Any] = {"phase": phase}
+        if told:
+            status |= {"podIP": address, "podIPs": [{"ip": address}]}
+        body = {"metadata": {"name": name, "namespace": "d"}, "spec": {"nodeName": node}}
+        await self.api.create(PODS, body)
+        await self.api.update(PODS, {**await self.api.get(PODS, name, "d"), "status": status}, subresource="status")
+        if record:
+            self.live[node].add(handle)
+        return address
+
+    async def passes(self, seconds: float) -> list[str]:
+        freed = []
+        for _ in range(2):
+            for name, collector in list(self.collectors.items()):
+                if any(obj["metadata"]["name"] == name for obj in self.api.objects(NODES)):
+                    freed += await collector.once()
+            self.clock.now += seconds / 2
+        for name, collector in list(self.collectors.items()):
+            if any(obj["metadata"]["name"] == name for obj in self.api.objects(NODES)):
+                freed += await collector.once()
+        return freed
+
+    def held(self) -> dict[str, str]:
+        found = {}
+        for obj in self.api.objects(IPAMBLOCKS):
+            block = blocks.from_spec(obj["spec"])
+            found |= {block.cidr.address(o): h for h, os in block.holdings().items() for o in os}
+        return found
+
+
+@pytest.fixture
+async def world() -> World:
+    made = World()
+    await made.api.create(IPPOOLS, default_pool("10.244.0.0/22", block_size=28))
+    await made.node("a")
+    await made.node("b")
+    return made
+
+
+async def test_a_pod_that_vanished_is_freed_after_the_grace_period(world: World) -> None:
+    address = await world.pod("b", "web", record=False)
+    await world.api.delete(PODS, "web", "d", grace=0)
+    assert await world.passes(GRACE / 2) == [] and address in world.held()
+    assert await world.passes(GRACE) == ["k8s-pod-network.b-web"]
+    assert address not in world.held() and world.api.objects(IPAMHANDLES) == []
+
+
+async def test_what_the_node_has_on_record_is_never_freed(world: World) -> None:
+    address = await world.pod("b", "web")
+    await world.api.delete(PODS, "web", "d", grace=0)
+    assert await world.passes(10 * GRACE) == [] and address in world.held()
+
+
+async def test_a_suspicion_that_ends_begins_anew(world: World) -> None:
+    address = await world.pod("b", "web", record=False)
+    pod = await world.api.get(PODS, "web", "d")
+    await world.api.delete(PODS, "web", "d", grace=0)
+    assert await world.passes(GRACE * 0.8) == []
+    pod["metadata"] = {"name": "web", "namespace": "d"}
+    await world.api.create(PODS, pod)
+    assert await world.passes(GRACE * 0.2) == []
+    await world.api.delete(PODS, "web", "d", grace=0)
+    assert await world.passes(GRACE * 0.8) == [] and address in world.held()
+
+
+async def test_a_pod_that_appears_between_scan_and_release_is_spared(world: World) -> None:
+    address = await world.pod("b", "web", record=False)
+    pod = await world.api.get(PODS, "web", "d")
+    await world.api.delete(PODS, "web", "d", grace=0)
+    await world.passes(GRACE * 0.9)
+    real = world.api.get
+    asked = 0
+
+    async def get(gvr: Any, name: str, namespace: str = "", subresource: str = "") -> Any:
+        nonlocal asked
+        if gvr == PODS:
+            asked += 1
+            if asked == 2:  # the look just before the release
+                pod["metadata"] = {"name": "web", "namespace": "d"}
+                await FakeApi.create(world.api, PODS, pod)
+        return await real(gvr, name, namespace, subresource)
+
+    world.clock.now += GRACE
+    collector = world.collectors["b"]
+    collector._api = type(
+        "Late", (), {"__getattr__": lambda _, name: get if name == "get" else getattr(world.api, name)}
+    )()
+    assert await collector.once() == [] and asked == 2 and address in world.held()
+
+
+async def test_a_node_that_vanished(world: World) -> None:
+    await world.allocators["b"].assign_tunnel()
+    await world.pod("b", "web")
+    await world.allocators["b"].adopt({})
+    await world.allocators["b"].settled()
+    await world.api.delete(NODES, "b")
+    freed = await world.passes(1.0)
+    assert "vxlan-tunnel-addr-b" in freed, "of the node itself: at once"
+    assert "k8s-pod-network.b-web" not in freed, "its pod is still there"
+    await world.api.delete(PODS, "web", "d", grace=0)
+    assert "k8s-pod-network.b-web" in await world.passes(1.0)
+    await world.passes(2 * GRACE)
+    await world.passes(1.0)
+    assert world.held() == {}
+    assert [o for o in world.api.objects(BLOCKAFFINITIES) if o["spec"]["node"] == "b"] == []
+    assert [o for o in world.api.objects(IPAMBLOCKS) if o["spec"].get("affinity") == "host:b"] == []
+
+
+async def test_left_over_handles_and_blocks_go(world: World) -> None:
+    spec = {"handleID": "Lost.One", "block": {"10.244.0.0/28": 1}, "deleted": False}
+    await world.api.create(IPAMHANDLES, {"metadata": {"name": "lost.one"}, "spec": spec})
+    await world.pod("a", "web")
+    await world.passes(GRACE * 1.1)
+    assert [o["metadata"]["name"] for o in world.api.objects(IPAMHANDLES)] == ["k8s-pod-network.a-web"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_nothing_live_is_ever_freed(world: World, seed: int) -> None:
+    """Random pods live, end, vanish and move; nodes vanish; at the end exactly what is in use is held."""
+    dice = random.Random(seed)
+    await world.node("c")
+    in_use: dict[str, str] = {}  # address → why it must not be freed
+    for number in range(30):
+        node, name = dice.choice("abc"), f"p{number}"
+        record, told = dice.random() < 0.7, dice.random() < 0.8
+        phase = dice.choice(["Running", "Running", "Succeeded"])
+        address = await world.pod(node, name, record=record, phase=phase, told=told)
+        gone = dice.random() < 0.4
+        if gone:
+            await world.api.delete(PODS, name, "d", grace=0)
+        if record or (not gone and phase == "Running"):
+            in_use[address] = f"{node}/{name}"
+    for _ in range(3):
+        await world.passes(GRACE * dice.choice([0.3, 0.7, 1.2]))
+        assert in_use.keys() <= world.held().keys(), "something live was freed"
+    await world.passes(GRACE * 1.2)
+    assert world.held().keys() == in_use.keys()
