@@ -31,6 +31,11 @@ class Reading:
         """Warn that this key has no effect."""
         self.warnings.append(f"{place.where()}: {why}")
 
+    def stands(self, place: Located) -> None:
+        """Remember where a key stands that is checked together with others."""
+        entry = (place.path, f"{place.source}:{place.line}")
+        self.spec = replace(self.spec, places=(*self.spec.places, entry))
+
 
 def read(text: str, source: str, read_file: Callable[[str], str]) -> tuple[LabSpec, list[str]]:
     """Decode `text`; `source` names it in messages, `read_file` opens a file named inside it."""
@@ -103,6 +108,7 @@ def _cluster(top: Located, reading: Reading) -> None:
         elif key == "nodes":
             nodes = tuple(_node(item, reading) for item in value.each())
             _check_roles(value, nodes)
+            _check_host_ports(value, nodes)
             reading.spec = replace(reading.spec, nodes=nodes)
         elif key == "networking":
             _networking(value, reading)
@@ -118,6 +124,19 @@ def _check_roles(place: Located, nodes: tuple[NodeSpec, ...]) -> None:
         raise place.error(f"{planes} nodes have role control-plane; more than one control plane does not work yet")
     if planes == 0 and nodes:
         raise place.error("no node has role control-plane")
+
+
+def _check_host_ports(place: Located, nodes: tuple[NodeSpec, ...]) -> None:
+    """Raise PlanError, with its place, for a port of the host that two mappings claim."""
+    first: dict[tuple[str, int, str], Located] = {}
+    for item, node in zip(place.each(), nodes, strict=True):
+        found = item.get("extraPortMappings")
+        for where, port in zip(found.each() if found else (), node.ports, strict=True):
+            key = (port.address, port.host_port, port.protocol)
+            if port.host_port and key in first:
+                there = first[key]
+                raise where.error(f"hostPort {port.host_port}/{port.protocol} is already mapped in line {there.line}")
+            first.setdefault(key, where)
 
 
 def _node(place: Located, reading: Reading) -> NodeSpec:
@@ -193,8 +212,10 @@ def _networking(place: Located, reading: Reading) -> None:
     for key, value in place.entries():
         if key == "podSubnet":
             reading.spec = replace(reading.spec, pod_subnet=value.text())
+            reading.stands(value)
         elif key == "serviceSubnet":
             reading.spec = replace(reading.spec, service_subnet=value.text())
+            reading.stands(value)
         elif key == "disableDefaultCNI":
             reading.spec = replace(reading.spec, default_cni=not value.truth())
         elif key == "ipFamily":

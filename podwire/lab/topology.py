@@ -76,6 +76,8 @@ class LabSpec:
     node_mask: int = 0
     max_pods: int = 0
     default_cni: bool = True
+    places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """Where (file:line) the keys stand that only the whole can show to be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,11 @@ def build(spec: LabSpec) -> LabPlan:
     pod_subnet = spec.pod_subnet or DEFAULT_POD_SUBNET
     service_subnet = spec.service_subnet or DEFAULT_SERVICE_SUBNET
     node_mask = spec.node_mask or _default_mask(pod_subnet)
-    check_subnets(pod_subnet, service_subnet, node_mask, len(specs))
+    try:
+        check_subnets(pod_subnet, service_subnet, node_mask, len(specs))
+    except PlanError as error:
+        place = dict(spec.places).get(str(error).partition(":")[0])
+        raise PlanError(f"{place}: {error}" if place else str(error)) from None
     services = ip_network(service_subnet)
     default_max = spec.max_pods or DEFAULT_MAX_PODS
     nodes = tuple(_place(name, index, node, specs, default_max) for index, node in enumerate(specs))

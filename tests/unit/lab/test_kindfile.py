@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from podwire.lab import kindfile
+from podwire.lab import kindfile, topology
 from podwire.lab.topology import HostMount, LabSpec, NodeSpec, PlanError, PortMapping
 
 HEAD = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"
@@ -100,6 +100,11 @@ nodes:
         (HEAD + "nodes:\n- extraPortMappings:\n  - containerPort: 99999\n", "99999 is not a port number"),
         (HEAD + "nodes:\n- extraMounts:\n  - hostPath: /a\n    containerPath: b\n", "needs containerPath, an absolute"),
         (HEAD + "---\n" + HEAD, "a second document"),
+        (
+            HEAD + "nodes:\n- extraPortMappings:\n  - {containerPort: 80, hostPort: 8080}\n- role: worker\n"
+            "  extraPortMappings:\n  - containerPort: 81\n    hostPort: 8080\n",
+            "kind.yaml:8: nodes[1].extraPortMappings[0]: hostPort 8080/TCP is already mapped in line 5",
+        ),
         (HEAD + "kubeadmConfigPatches:\n- |\n  a: ]\n", "kind.yaml:5: not YAML"),
     ],
 )
@@ -107,6 +112,20 @@ def test_refused_with_line_and_key(text: str, words: str) -> None:
     with pytest.raises(PlanError) as caught:
         read(text)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("podSubnet: 10.0.0.0/99", "kind.yaml:4: networking.podSubnet: '10.0.0.0/99' is not a subnet"),
+        ("serviceSubnet: 172.18.0.0/16", "kind.yaml:4: networking.serviceSubnet: 172.18.0.0/16 overlaps"),
+    ],
+)
+def test_what_only_the_whole_shows_is_placed_as_well(text: str, words: str) -> None:
+    spec, _ = read(HEAD + f"networking:\n  {text}\n")
+    with pytest.raises(PlanError) as caught:
+        topology.build(spec)
+    assert str(caught.value).startswith(words)
 
 
 def test_what_means_nothing_is_named_in_a_warning() -> None:
