@@ -7,12 +7,13 @@ import click
 from podwire.cli.errors import reported
 from podwire.cli.lab_up import hints, plan_of, progress
 from podwire.cli.output import columns
+from podwire.cli.which import not_empty
 from podwire.lab.reachability import Probe
 from podwire.lab.state import LabState, labs_root
 
 
 @click.command()
-@click.option("--name", default="", metavar="NAME", help="The lab's name. [default: lab]")
+@click.option("--name", default=None, callback=not_empty, metavar="NAME", help="The lab's name. [default: lab]")
 def demo(name: str) -> None:
     """A lab with a small web app, and a matrix that proves its network flat: who reached whom, from which address.
 

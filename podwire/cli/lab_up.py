@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -11,13 +12,20 @@ from pathlib import Path
 import click
 
 from podwire.cli.errors import reported
+from podwire.cli.which import not_empty
 from podwire.lab import topology
 from podwire.lab.state import LabState, labs_root
 from podwire.lab.topology import LabPlan, LabSpec, PlanError
 
 
 @click.command()
-@click.option("--name", default="", metavar="NAME", help="The lab's name; its nodes begin with it. [default: lab]")
+@click.option(
+    "--name",
+    default=None,
+    callback=not_empty,
+    metavar="NAME",
+    help="The lab's name; its nodes begin with it. [default: lab]",
+)
 @click.option(
     "--nodes", type=int, default=None, metavar="N", help="Nodes: one control plane and N-1 workers. [default: 3]"
 )
@@ -80,11 +88,12 @@ def read_config(config: str) -> tuple[LabSpec, list[str]]:
 
 
 def progress() -> Callable[[str], None]:
-    """A printer of lines that begin with the seconds since now."""
+    """A printer of lines that begin with the seconds since now. Nobody has to read them to their end."""
     begin = time.monotonic()
 
     def say(words: str) -> None:
-        click.echo(f"{time.monotonic() - begin:6.2f} s  {words}", err=True)
+        with contextlib.suppress(BrokenPipeError):
+            click.echo(f"{time.monotonic() - begin:6.2f} s  {words}", err=True)
 
     return say
 

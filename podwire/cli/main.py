@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -35,17 +36,26 @@ def group() -> None:
 def main() -> None:
     """Run the command; an error that is the user's to know is one line on standard error and exit code 1."""
     try:
+        sys.exit(_run())
+    except BrokenPipeError:  # whoever reads has read enough; nor may the interpreter's last flush complain
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nothing, descriptor)
+        sys.exit(1)
+
+
+def _run() -> int:
+    try:
         code = group.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        raise
     except OSError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        return 1

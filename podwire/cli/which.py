@@ -16,9 +16,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def name_option(command: F) -> F:
     """`--name NAME`."""
-    return click.option("--name", default="", metavar="NAME", help="The lab; not needed when there is only one.")(
-        command
-    )
+    words = "The lab; not needed when there is only one."
+    return click.option("--name", default=None, callback=not_empty, metavar="NAME", help=words)(command)
+
+
+def not_empty(_: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """An option's value, "" when it was not given; given and empty (an unset variable of a script) is refused."""
+    if value == "":
+        raise click.BadParameter("is empty", param=parameter)
+    return value or ""
 
 
 def lab_state(name: str) -> LabState:

@@ -66,6 +66,11 @@ def up(plan: LabPlan, state: LabState, say: Say, *, wait: float = 60.0, asked: b
             if there is None:
                 _undo(state, fresh=True)
             raise
+        except KeyboardInterrupt:
+            if started:  # nobody asked for a lab that runs on behind an interrupted command
+                say("interrupted: the lab is taken down again")
+                _undo(state, fresh=there is None)
+            raise
         context = _merge_kubeconfig(plan, state, say)
     return Outcome(plan, started, ready, context, time.monotonic() - begin)
 

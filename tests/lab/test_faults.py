@@ -85,6 +85,26 @@ def test_a_half_done_up_is_taken_down(lab: Lab, seconds: float) -> None:
     lab("down")
 
 
+def test_an_up_that_nobody_reads_is_brought_to_its_end(lab: Lab) -> None:
+    words = f"{PODWIRE} lab up --nodes 1 2>&1 | head -n 1"
+    done = subprocess.run(["sh", "-c", words], env=lab.env, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+    assert "nothing was changed" in lab("up").stdout
+    lab("down")
+
+
+@pytest.mark.parametrize("words", ["network between the nodes is there", "the API answers"])
+def test_an_up_that_is_interrupted_leaves_no_lab(lab: Lab, words: str) -> None:
+    up = subprocess.Popen([PODWIRE, "lab", "up"], env=lab.env, stderr=subprocess.PIPE, text=True)
+    assert up.stderr is not None
+    while words not in up.stderr.readline():
+        assert up.poll() is None
+    up.send_signal(signal.SIGINT)
+    said = up.communicate(timeout=60)[1]
+    assert up.returncode == 130 and "interrupted" in said, said
+    assert not lab.labs.exists()
+
+
 def test_a_failed_up_leaves_nothing(lab: Lab) -> None:
     text = (
         "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n"
