@@ -19,8 +19,9 @@ def described(request: Request, parts: list[str], registry: Registry, documents:
     match parts:
         case ["version"]:
             return Response(body=encode(discovery.version_info(version)))
-        case ["healthz" | "livez" | "readyz", *_]:
-            return Response(body=b"ok", content_type="text/plain; charset=utf-8")
+        case ["healthz" | "livez" | "readyz" as check, *rest]:
+            told = "" if rest or "verbose" not in request.query else f"[+]ping ok\n{check} check passed\n"
+            return Response(body=told.encode() or b"ok", content_type="text/plain; charset=utf-8")
         case ["api" | "apis" as root] if aggregated:
             wanted = "v2" if ";v=v2;" in aggregated else "v2beta1"
             return Response(

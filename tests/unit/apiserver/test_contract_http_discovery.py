@@ -25,6 +25,11 @@ async def test_health(http, path):
     assert (answer.status, answer.text) == (200, "ok")
 
 
+async def test_health_in_detail(http):
+    answer = await http("GET", "/readyz?verbose")
+    assert answer.text.startswith("[+]ping ok\n") and answer.text.endswith("readyz check passed\n")
+
+
 async def aggregated(http):
     """resource path -> what aggregated discovery says of it."""
     found = {}
