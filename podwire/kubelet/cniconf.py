@@ -5,7 +5,7 @@ Pure but for `load`. Source: containernetworking/cni libcni/conf.go, api.go and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,12 @@ class NetworkConfig:
     version: str
     plugins: tuple[dict[str, Any], ...]
     text: bytes
+    disable_check: bool = False
+    disable_gc: bool = False
+
+    def speaks(self, version: str) -> bool:
+        """Whether the network's version is at least this one: CHECK came with 0.4.0, GC and STATUS with 1.1.0."""
+        return version_key(self.version) >= version_key(version)
 
 
 def version_key(text: str) -> tuple[int, ...]:
@@ -40,19 +46,30 @@ def version_key(text: str) -> tuple[int, ...]:
 
 
 def negotiate(config: Mapping[str, Any]) -> str:
-    """The highest version of cniVersion and cniVersions that we speak; a lone cniVersion is taken literally."""
-    own = str(config.get("cniVersion") or "0.1.0")
-    offered = [str(version) for version in config.get("cniVersions") or []]
-    if not offered:
-        return own
-    fit = [version for version in [own, *offered] if version_key(version) <= version_key(CNI_VERSION)]
+    """The highest version of cniVersion and cniVersions that we speak; a lone cniVersion is taken literally.
+
+    Raises CniError.
+    """
+    own = config.get("cniVersion") or "0.1.0"
+    offered = config.get("cniVersions")
+    if not isinstance(own, str):
+        raise CniError(f"error parsing configuration list: invalid type for cniVersion: {own!r}")
+    if offered is None:
+        return str(own)
+    if not isinstance(offered, list) or not all(isinstance(version, str) for version in offered):
+        raise CniError(f"error parsing configuration list: invalid type for cniVersions: {offered!r}")
+    fit = [version for version in [own, *offered] if (0,) < version_key(version) <= version_key(CNI_VERSION)]
     if not fit:
         raise CniError(f"no compatible CNI version: {', '.join([own, *offered])}")
-    return max(fit, key=version_key)
+    return str(max(fit, key=version_key))
 
 
-def _truth(value: Any) -> bool:
-    return value is True or value == "true"
+def _truth(config: Mapping[str, Any], key: str) -> bool:
+    """A boolean, or the word for it. Raises CniError."""
+    value = config.get(key, False)
+    if value not in (True, False, "true", "false"):
+        raise CniError(f"error parsing configuration list: invalid value for {key}: {value!r}")
+    return value in (True, "true")
 
 
 def parse(text: bytes, extra: Path | None = None) -> NetworkConfig:
@@ -63,23 +80,44 @@ def parse(text: bytes, extra: Path | None = None) -> NetworkConfig:
     """
     try:
         config = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise CniError(f"error parsing configuration list: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("name"), str) or not config["name"]:
         raise CniError("error parsing configuration list: no name")
+    version = negotiate(config)
     if "plugins" not in config and "type" in config:
-        plugins = [config]
+        plugins: Any = [config]
     else:
-        plugins = list(config.get("plugins") or [])
-        if extra is not None and not _truth(config.get("loadOnlyInlinedPlugins")):
-            for file in sorted((extra / config["name"]).glob("*.conf")):
-                plugins.append(msgspec.json.decode(file.read_bytes()))
+        plugins = config.get("plugins", [])
+        alone = _truth(config, "loadOnlyInlinedPlugins")
+        if not isinstance(plugins, list):
+            raise CniError("error parsing configuration list: invalid type for plugins")
+        if "plugins" in config and not plugins:
+            raise CniError("error parsing configuration list: no plugins in list")
+        if alone and not plugins:
+            raise CniError("error parsing configuration list: `loadOnlyInlinedPlugins` is true, and no `plugins` key")
+        if extra is not None and not alone:
+            plugins = [*plugins, *_dropped_in(extra / config["name"])]
     if not plugins:
-        raise CniError("error parsing configuration list: no plugins in list")
+        raise CniError("error parsing configuration list: no plugin configs found")
     for plugin in plugins:
         if not isinstance(plugin, dict) or not isinstance(plugin.get("type"), str) or not plugin["type"]:
             raise CniError("error parsing configuration list: missing 'type'")
-    return NetworkConfig(config["name"], negotiate(config), tuple(plugins), text)
+        if not isinstance(plugin.get("capabilities") or {}, dict):
+            raise CniError("error parsing configuration list: invalid type for capabilities")
+    flags = (_truth(config, "disableCheck"), _truth(config, "disableGC"))
+    return NetworkConfig(config["name"], version, tuple(plugins), text, *flags)
+
+
+def _dropped_in(directory: Path) -> list[Any]:
+    """Plugins that other products add to a network, one file each. Raises CniError."""
+    found = []
+    for file in sorted(directory.glob("*.conf")):
+        try:
+            found.append(msgspec.json.decode(file.read_bytes()))
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
+            raise CniError(f"error loading plugin config file {file}: {error}") from error
+    return found
 
 
 def load(directory: Path) -> NetworkConfig:
@@ -92,7 +130,7 @@ def load(directory: Path) -> NetworkConfig:
     for path in files:
         try:
             return parse(path.read_bytes(), directory)
-        except (CniError, OSError, msgspec.DecodeError) as error:
+        except (CniError, OSError) as error:
             problem = f"failed to load CNI config list file {path}: {error}: {NOT_INITIALIZED}"
     raise CniError(problem)
 
@@ -102,8 +140,9 @@ def plugin_input(
     plugin: Mapping[str, Any],
     previous: Mapping[str, Any] | None,
     capabilities: Mapping[str, Any],
+    valid: Iterable[tuple[str, str]] | None = None,
 ) -> bytes:
-    """What one plugin of the chain reads on stdin."""
+    """What one plugin of the chain reads on stdin. `valid` are GC's attachments: (container id, interface) each."""
     config = dict(plugin)
     config["name"] = network.name
     config["cniVersion"] = network.version
@@ -114,6 +153,9 @@ def plugin_input(
         config["runtimeConfig"] = chosen
     if previous is not None:
         config["prevResult"] = previous
+    if valid is not None:
+        rows = [{"containerID": container_id, "ifname": interface} for container_id, interface in sorted(valid)]
+        config["cni.dev/valid-attachments"] = config["cni.dev/attachments"] = rows  # the latter: libcni's first name
     return msgspec.json.encode(config)
 
 

@@ -1,4 +1,7 @@
-"""Running a chain of CNI plugins for a sandbox, as libcni does for a runtime: ADD, DEL, and its result cache."""
+"""Running a chain of CNI plugins, as libcni does for a runtime: all verbs, and its result cache.
+
+GC runs while no ADD and no DEL does: its list of valid attachments must not be older than what it collects.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import asyncio
 import base64
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +57,8 @@ class CniRunner:
         self._conf_dir = conf_dir
         self._bin_dirs = tuple(bin_dirs)
         self._cache = cache
+        self._idle = asyncio.Condition()
+        self._calls = 0  # ADDs and DELs going on; -1 while GC does
 
     def network(self) -> NetworkConfig:
         """The configuration in force. Raises CniError while there is none."""
@@ -63,23 +69,21 @@ class CniRunner:
         sends DEL, as runtimes do."""
         network = self.network()
         result: dict[str, Any] | None = None
-        for plugin in network.plugins:
-            stdin = cniconf.plugin_input(network, plugin, result, attachment.capabilities)
-            done = await self._execute("ADD", plugin["type"], stdin, attachment)
-            try:
-                answer = msgspec.json.decode(done.stdout)
-            except msgspec.DecodeError as error:
-                raise CniError(f'plugin type="{plugin["type"]}" failed (add): decoding result: {error}') from error
-            if not isinstance(answer, dict):
-                raise CniError(f'plugin type="{plugin["type"]}" failed (add): the result is not an object')
-            answer.setdefault("cniVersion", network.version)
-            result = answer
-        assert result is not None  # a configuration has at least one plugin
-        self._remember(network, attachment, result)
+        async with self._busy():
+            for plugin in network.plugins:
+                stdin = cniconf.plugin_input(network, plugin, result, attachment.capabilities)
+                done = await self._execute("ADD", plugin["type"], stdin, attachment)
+                result = _answer(done, plugin["type"], network.version)
+            assert result is not None  # a configuration has at least one plugin
+            self._remember(network, attachment, result)
         return result
 
     async def delete(self, attachment: Attachment) -> None:
         """Detach: the chain backwards, with the result that ADD left. Succeeds when there was nothing to do."""
+        async with self._busy():
+            await self._delete(attachment)
+
+    async def _delete(self, attachment: Attachment) -> None:
         remembered = self._recall(attachment.container_id)
         try:
             network = self.network()
@@ -88,7 +92,7 @@ class CniRunner:
                 raise
             network = cniconf.parse(base64.b64decode(remembered["config"]), self._conf_dir)
         previous = None
-        if remembered is not None and cniconf.version_key(network.version) >= (0, 4, 0):
+        if remembered is not None and network.speaks("0.4.0"):
             previous = remembered.get("result")
         if remembered is not None:
             attachment = _with_cached(attachment, remembered)
@@ -97,6 +101,79 @@ class CniRunner:
             await self._execute("DEL", plugin["type"], stdin, attachment)
         for path in self._cache_files(attachment.container_id):
             path.unlink(missing_ok=True)
+
+    async def check(self, attachment: Attachment) -> None:
+        """Whether everything is still as ADD left it. Raises CniError with what is not, or without a result."""
+        network = self.network()
+        if not network.speaks("0.4.0"):
+            raise CniError(f'configuration version "{network.version}" does not support CHECK command')
+        if network.disable_check:
+            return
+        remembered = self._recall(attachment.container_id)
+        if remembered is None:
+            raise CniError(f"failed to get network {network.name!r} cached result: there is none")
+        attachment = _with_cached(attachment, remembered)
+        for plugin in network.plugins:
+            stdin = cniconf.plugin_input(network, plugin, remembered.get("result"), attachment.capabilities)
+            await self._execute("CHECK", plugin["type"], stdin, attachment)
+
+    async def status(self) -> None:
+        """Whether an ADD would be served. Raises CniError: no configuration, or a plugin's own words."""
+        network = self.network()
+        if network.speaks("1.1.0"):
+            for plugin in network.plugins:
+                await self._execute("STATUS", plugin["type"], cniconf.plugin_input(network, plugin, None, {}))
+
+    async def collect(self, valid: Callable[[], Iterable[str]]) -> None:
+        """Give back what belongs to no container of `valid`, which is asked while nothing else goes on: DEL for each
+        attachment on record, then GC. Every plugin is called; their faults come in one CniError. Raises what `valid`
+        raises; then nothing is collected."""
+        async with self._alone():
+            network = self.network()
+            if network.disable_gc:
+                return
+            live, faults = set(valid()), []
+            for container_id in self.remembered().keys() - live:
+                try:
+                    await self._delete(Attachment(container_id, ""))
+                except CniError as error:
+                    faults.append(str(error))
+            if network.speaks("1.1.0"):
+                pairs = [(container_id, INTERFACE) for container_id in live]
+                for plugin in network.plugins:
+                    try:
+                        await self._execute(
+                            "GC", plugin["type"], cniconf.plugin_input(network, plugin, None, {}, pairs)
+                        )
+                    except CniError as error:
+                        faults.append(str(error))
+            if faults:
+                raise CniError("; ".join(faults))
+
+    @asynccontextmanager
+    async def _busy(self) -> AsyncIterator[None]:
+        async with self._idle:
+            await self._idle.wait_for(lambda: self._calls >= 0)
+            self._calls += 1
+        try:
+            yield
+        finally:
+            async with self._idle:
+                self._calls -= 1
+                self._idle.notify_all()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Comes when nothing goes on; it does not hold up what comes before that."""
+        async with self._idle:
+            await self._idle.wait_for(lambda: self._calls == 0)
+            self._calls = -1
+        try:
+            yield
+        finally:
+            async with self._idle:
+                self._calls = 0
+                self._idle.notify_all()
 
     def remembered(self) -> dict[str, str]:
         """Container ids of all cached results, with the namespace path each was attached by."""
@@ -115,18 +192,21 @@ class CniRunner:
         paths = " ".join(str(directory) for directory in self._bin_dirs)
         raise CniError(f'failed to find plugin "{kind}" in path [{paths}]')
 
-    async def _execute(self, command: str, kind: str, stdin: bytes, attachment: Attachment) -> Finished:
+    async def _execute(self, command: str, kind: str, stdin: bytes, attachment: Attachment | None = None) -> Finished:
         """Run one plugin, again while its file is just being written. Raises CniError."""
         prefix = f'plugin type="{kind}" failed ({command.lower()})'
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("CNI_")},
             "CNI_COMMAND": command,
-            "CNI_CONTAINERID": attachment.container_id,
-            "CNI_NETNS": attachment.netns,
-            "CNI_IFNAME": INTERFACE,
-            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in attachment.args),
             "CNI_PATH": ":".join(str(directory) for directory in self._bin_dirs),
         }
+        if attachment is not None:
+            environment |= {
+                "CNI_CONTAINERID": attachment.container_id,
+                "CNI_NETNS": attachment.netns,
+                "CNI_IFNAME": INTERFACE,
+                "CNI_ARGS": ";".join(f"{key}={value}" for key, value in attachment.args),
+            }
         for attempt in range(_BUSY_TRIES):
             try:
                 program = str(self._find(kind))
@@ -173,6 +253,18 @@ class CniRunner:
         return None
 
 
+def _answer(done: Finished, kind: str, version: str) -> dict[str, Any]:
+    """The result of an ADD. Raises CniError."""
+    try:
+        answer = msgspec.json.decode(done.stdout)
+    except msgspec.DecodeError as error:
+        raise CniError(f'plugin type="{kind}" failed (add): decoding result: {error}') from error
+    if not isinstance(answer, dict):
+        raise CniError(f'plugin type="{kind}" failed (add): the result is not an object')
+    answer.setdefault("cniVersion", version)
+    return answer
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """A cache entry; an unreadable one counts as absent (DEL must go on without it)."""
     try:
@@ -183,7 +275,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _with_cached(attachment: Attachment, entry: Mapping[str, Any]) -> Attachment:
-    """Fill what a caller after a restart does not know from what ADD was called with."""
+    """What ADD was called with, but for the namespace: DEL ends what ADD was asked for, whatever the pod says now."""
     args = dict(entry.get("cniArgs") or [])
     return Attachment(
         attachment.container_id,
@@ -191,5 +283,5 @@ def _with_cached(attachment: Attachment, entry: Mapping[str, Any]) -> Attachment
         attachment.namespace or args.get("K8S_POD_NAMESPACE", ""),
         attachment.pod or args.get("K8S_POD_NAME", ""),
         attachment.pod_uid or args.get("K8S_POD_UID", ""),
-        attachment.capabilities or entry.get("capabilityArgs") or {},
+        entry.get("capabilityArgs") or attachment.capabilities,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from podwire.kube.api import Api
 from podwire.kube.events import Recorder
+from podwire.kubelet import cniconf
 from podwire.kubelet.children import Children
 from podwire.kubelet.cnirun import CniRunner
 from podwire.kubelet.config import KubeletConfig
@@ -24,7 +25,8 @@ Object = dict[str, Any]
 
 @dataclass
 class Context:
-    """`resolve` finds an image (blocking); `services` are all Services known by now; `resolver` is the node's own."""
+    """`resolve` finds an image (blocking); `services` are all Services known by now; `resolver` is the node's own;
+    `network_fault` says why the network is not ready."""
 
     config: KubeletConfig
     api: Api
@@ -39,6 +41,7 @@ class Context:
     resolver: Resolver
     services: dict[tuple[str, str], Object] = field(default_factory=dict)
     network_ready: asyncio.Event = field(default_factory=asyncio.Event)
+    network_fault: str = cniconf.NOT_INITIALIZED
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def background(self, work: Coroutine[Any, Any, Any]) -> None:

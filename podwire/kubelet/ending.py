@@ -164,7 +164,7 @@ class Ending:
         """Raises SandboxProblem."""
         worker = self._worker
         if worker.sandbox is not None:
-            await podsandbox.remove(worker.context, worker.pod, worker.sandbox, give_up=self._object_gone)
+            await podsandbox.remove(worker.context, worker.sandbox, give_up=self._object_gone)
             worker.sandbox = None
 
     async def _remove_files(self) -> None:

@@ -22,8 +22,8 @@ from podwire.kube.events import Recorder
 from podwire.kube.watch import InSync
 from podwire.kubelet import images, node, stream, syscalls
 from podwire.kubelet.children import Children
-from podwire.kubelet.cniconf import CniError
 from podwire.kubelet.cnirun import CniRunner
+from podwire.kubelet.cniwatch import Network
 from podwire.kubelet.config import KubeletConfig
 from podwire.kubelet.confwatch import DirectoryWatch
 from podwire.kubelet.context import Context
@@ -61,7 +61,7 @@ class Kubelet:
             resolver=_node_resolver(config),
         )
         self.pods = Pods(self.context)
-        self.status = node.NodeStatus(config, api, facts, self.context.network_ready.is_set)
+        self.status = node.NodeStatus(config, api, facts, lambda: self.context.network_fault)
         self._services_known = asyncio.Event()
 
     async def run(self) -> None:
@@ -69,10 +69,10 @@ class Kubelet:
         syscalls.become_subreaper()
         for directory in (self.config.state, self.config.containers, self.config.pods, self.config.logs):
             directory.mkdir(parents=True, exist_ok=True)
-        watch = DirectoryWatch(self.config.cni_conf_dir, self._look_at_network)
-        self._look_at_network()
+        network = Network(self.context, self._network_changed)
+        watch = DirectoryWatch(self.config.cni_conf_dir, network.look)
         self.pods.recover()
-        jobs = [self.status.run(), self._follow_services(), self._follow_pods(), self._sweep()]
+        jobs = [self.status.run(), self._follow_services(), self._follow_pods(), self._sweep(), network.run()]
         try:
             async with asyncio.TaskGroup() as group:
                 for job in jobs:
@@ -84,20 +84,9 @@ class Kubelet:
             await self.context.runtime.close()
             self.context.children.close()
 
-    def _look_at_network(self) -> None:
-        """A CNI configuration makes the node ready; without one it is not."""
-        ready = self.context.network_ready
-        try:
-            self.context.cni.network()
-        except CniError as error:
-            if ready.is_set():
-                log.warning("kubelet: %s", error)
-                ready.clear()
-                self.status.changed()
-            return
-        if not ready.is_set():
-            ready.set()
-            self.status.changed()
+    def _network_changed(self) -> None:
+        self.status.changed()
+        if self.context.network_ready.is_set():
             self.pods.network_ready()
 
     async def _follow_services(self) -> None:

@@ -22,10 +22,6 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 LEASE_SECONDS, RENEW_SECONDS, STATUS_SECONDS = 40, 10.0, 300.0
 LEASE_NAMESPACE = "kube-node-lease"
-NETWORK_NOT_READY = (
-    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
-    "message:Network plugin returns error: cni plugin not initialized"
-)
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -103,7 +99,15 @@ def resources(config: KubeletConfig, node: NodeFacts) -> Object:
     }
 
 
-def conditions(network_ready: bool, old: list[Object], now: str) -> list[Object]:
+def network_not_ready(fault: str) -> str:
+    """What a kubelet says while its runtime's network is not ready."""
+    return (
+        "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
+        f"message:Network plugin returns error: {fault}"
+    )
+
+
+def conditions(network_fault: str, old: list[Object], now: str) -> list[Object]:
     """The kubelet's conditions; the time of a change is kept while nothing changes."""
     before = {one.get("type"): one for one in old}
     enough = [
@@ -112,10 +116,10 @@ def conditions(network_ready: bool, old: list[Object], now: str) -> list[Object]
         ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
     ]
     found = [{"type": kind, "status": "False", "reason": why, "message": text} for kind, why, text in enough]
-    if network_ready:
+    if not network_fault:
         ready = {"status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}
     else:
-        ready = {"status": "False", "reason": "KubeletNotReady", "message": NETWORK_NOT_READY}
+        ready = {"status": "False", "reason": "KubeletNotReady", "message": network_not_ready(network_fault)}
     found.append({"type": "Ready", **ready})
     for one in found:
         last = before.get(one["type"], {})
@@ -126,13 +130,13 @@ def conditions(network_ready: bool, old: list[Object], now: str) -> list[Object]
 
 
 class NodeStatus:
-    """Keeps the Node and its Lease up to date. `network_ready` tells whether a CNI configuration is there."""
+    """Keeps the Node and its Lease up to date. `network_fault` tells why the network is not ready, "" when it is."""
 
-    def __init__(self, config: KubeletConfig, api: Api, node: NodeFacts, network_ready: Callable[[], bool]) -> None:
+    def __init__(self, config: KubeletConfig, api: Api, node: NodeFacts, network_fault: Callable[[], str]) -> None:
         self._config = config
         self._api = api
         self._node = node
-        self._network_ready = network_ready
+        self._network_fault = network_fault
         self._changed = asyncio.Event()
         self._lease: Object | None = None
 
@@ -168,7 +172,7 @@ class NodeStatus:
             ],
             "allocatable": amounts,
             "capacity": amounts,
-            "conditions": conditions(self._network_ready(), old.get("conditions") or [], times.text(time.time())),
+            "conditions": conditions(self._network_fault(), old.get("conditions") or [], times.text(time.time())),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
             "nodeInfo": node_info(),
         }

@@ -131,9 +131,8 @@ class Pods:
                 self._context.volumes.teardown(directory.name)
 
     async def _drop_sandbox(self, sandbox: Sandbox) -> None:
-        metadata = {"name": sandbox.name, "namespace": sandbox.namespace, "uid": sandbox.pod_uid}
         try:
-            await podsandbox.remove(self._context, {"metadata": metadata, "spec": {}}, sandbox, give_up=True)
+            await podsandbox.remove(self._context, sandbox, give_up=True)
         except (SandboxProblem, OSError) as error:
             log.warning("kubelet: sandbox %s: %s", sandbox.id, error)
 

@@ -10,50 +10,22 @@ from typing import Any
 import msgspec
 
 from podwire.kubelet import cniconf, dnsfiles
+from podwire.kubelet.cniargs import capability_arguments
 from podwire.kubelet.cniconf import CniError
 from podwire.kubelet.cnirun import Attachment
 from podwire.kubelet.context import Context
 from podwire.kubelet.sandbox import Namespaces, Sandbox, SandboxError
-from podwire.model.quantity import parse_quantity
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
-_BURST = (1 << 32) - 1
 
 
 class SandboxProblem(Exception):
     """A sandbox could not be set up or torn down; the text is what kubelet's event says."""
 
 
-def capability_arguments(pod: Object) -> Object:
-    """runtimeConfig offered to plugins: host ports, bandwidth annotations, DNS."""
-    ports = []
-    for container in pod["spec"].get("containers") or []:
-        for port in container.get("ports") or []:
-            if port.get("hostPort"):
-                mapping = {"hostPort": port["hostPort"], "containerPort": port["containerPort"]}
-                mapping["protocol"] = str(port.get("protocol") or "TCP").lower()
-                if port.get("hostIP"):
-                    mapping["hostIP"] = port["hostIP"]
-                ports.append(mapping)
-    found: Object = {"portMappings": ports} if ports else {}
-    annotations = pod["metadata"].get("annotations") or {}
-    bandwidth: Object = {}
-    for direction in ("ingress", "egress"):
-        value = annotations.get(f"kubernetes.io/{direction}-bandwidth")
-        if value:
-            bandwidth[f"{direction}Rate"] = int(parse_quantity(value))
-            bandwidth[f"{direction}Burst"] = _BURST
-    if bandwidth:
-        found["bandwidth"] = bandwidth
-    if annotations:
-        found["io.kubernetes.cri.pod-annotations"] = dict(annotations)
-    return found
-
-
-def _attachment(pod: Object, sandbox: Sandbox, netns: str) -> Attachment:
-    arguments = capability_arguments(pod)
-    return Attachment(sandbox.id, netns, sandbox.namespace, sandbox.name, sandbox.pod_uid, arguments)
+def _attachment(sandbox: Sandbox, arguments: Object | None = None) -> Attachment:
+    return Attachment(sandbox.id, sandbox.netns, sandbox.namespace, sandbox.name, sandbox.pod_uid, arguments or {})
 
 
 async def create(context: Context, pod: Object, attempt: int) -> Sandbox:
@@ -88,11 +60,11 @@ async def create(context: Context, pod: Object, attempt: int) -> Sandbox:
     try:
         addresses = await _connect(context, pod, sandbox)
     except (CniError, ValueError) as error:
-        await remove(context, pod, sandbox, give_up=True)
+        await remove(context, sandbox, give_up=True)
         words = f'failed to setup network for sandbox "{sandbox.id}": {error}'
         raise SandboxProblem(prefix + words) from error
     except asyncio.CancelledError:
-        await remove(context, pod, sandbox, give_up=True)
+        await remove(context, sandbox, give_up=True)
         raise
     sandbox = msgspec.structs.replace(sandbox, addresses=addresses, attached=not host_network)
     context.sandboxes.save(sandbox)
@@ -102,15 +74,17 @@ async def create(context: Context, pod: Object, attempt: int) -> Sandbox:
 async def _connect(context: Context, pod: Object, sandbox: Sandbox) -> tuple[str, ...]:
     if not sandbox.netns:
         return (context.config.node_ip,)
-    result = await context.cni.add(_attachment(pod, sandbox, sandbox.netns))
+    config = context.config
+    resolver = dnsfiles.resolver(pod, context.resolver, config.cluster_dns, config.cluster_domain)
+    result = await context.cni.add(_attachment(sandbox, capability_arguments(pod, resolver)))
     return tuple(cniconf.pod_addresses(result))
 
 
-async def remove(context: Context, pod: Object, sandbox: Sandbox, *, give_up: bool = False) -> None:
+async def remove(context: Context, sandbox: Sandbox, *, give_up: bool = False) -> None:
     """DEL, then the namespaces. Raises SandboxProblem when a plugin refuses; then it stays, unless `give_up`."""
     if sandbox.netns:
         try:
-            await context.cni.delete(_attachment(pod, sandbox, sandbox.netns))
+            await context.cni.delete(_attachment(sandbox))
         except CniError as error:
             if not give_up:
                 words = f'failed to destroy network for sandbox "{sandbox.id}": {error}'

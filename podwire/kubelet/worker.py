@@ -205,7 +205,8 @@ class Worker:
         """Volumes and sandbox; a pause when they are not there yet."""
         alive = self.sandbox is not None and self.sandbox.alive
         if not alive and not self.pod["spec"].get("hostNetwork") and not self.context.network_ready.is_set():
-            self.context.tell(self.pod, "Warning", "NetworkNotReady", f"network is not ready: {node.NETWORK_NOT_READY}")
+            words = node.network_not_ready(self.context.network_fault)
+            self.context.tell(self.pod, "Warning", "NetworkNotReady", f"network is not ready: {words}")
             return _CONFIG_RETRY
         try:
             await self._prepare_volumes()
@@ -291,7 +292,7 @@ class Worker:
                 await self.ending.kill(slot, 1.0, "")
             slot.retire()
         try:
-            await podsandbox.remove(self.context, self.effective, self.sandbox, give_up=True)
+            await podsandbox.remove(self.context, self.sandbox, give_up=True)
         finally:
             self.sandbox = None
 

@@ -105,7 +105,7 @@ def test_status_says_what_runs_and_what_it_weighs(lab: Lab) -> None:
 
 def test_daemons_log_what_they_do(lab: Lab) -> None:
     words = (lab.labs / "lab/logs/lab-worker-agent.log").read_text()
-    assert " INFO podwire.agent.main cni installed changed=" in words
+    assert " INFO podwire.agent.main cni installed mtu=" in words
     assert "INFO" in (lab.labs / "lab/logs/lab-control-plane-control-plane.log").read_text()
     assert sorted(path.name for path in (lab.labs / "lab/logs").iterdir()) == [
         *("lab-control-plane-agent.log", "lab-control-plane-control-plane.log", "lab-control-plane-kubelet.log"),
