@@ -19,11 +19,13 @@ from podwire.agent import attachments, wiring
 from podwire.agent.admission import ENDPOINTS
 from podwire.agent.attachments import READY, ROUTED, Attachment
 from podwire.agent.config import AgentConfig
+from podwire.agent.extras import Extras
+from podwire.agent.hostports import HostPorts
 from podwire.agent.wiring import Sockets
 from podwire.cni.plan import PREFIX, Wiring
 from podwire.ipam import hostlocal
 from podwire.ipam.hostranges import HostLocalError
-from podwire.kernel import netns
+from podwire.kernel import netns, nft
 from podwire.kernel.links import Link, RouteSocket
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.routes import TYPE_UNICAST
@@ -135,10 +137,11 @@ def _seen(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) 
 
 def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) -> list[str]:
     """What differs in the kernel. Raises KernelError."""
+    faults = _extra_faults(record, sockets)
     if record.role != ROUTED:
-        return []
+        return faults
     planned = Wiring(record.host_name, record.interface, record.pod_mac, record.mtu, record.addresses)
-    faults = wiring.host_faults(sockets.route(), planned)
+    faults += wiring.host_faults(sockets.route(), planned)
     for address in record.addresses:
         if (record.host_name, address) not in admitted:
             faults.append(f"{record.host_name} with {address} is not admitted")
@@ -150,6 +153,14 @@ def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]
         return faults + wiring.pod_faults(planned, inner)
     finally:
         os.close(inner)
+
+
+def _extra_faults(record: Attachment, sockets: Sockets) -> list[str]:
+    """Of host ports and bandwidth limits. What is held in memory is the agent's affair: this process has nothing."""
+    if not record.ports and record.limits is None:
+        return []
+    found = Extras(HostPorts(nft, sockets), sockets, lambda: None).faults(record)
+    return [fault for fault in found if not fault.startswith("no host ports are held")]
 
 
 def _port(port: Any) -> str:

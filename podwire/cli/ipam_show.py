@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -21,11 +22,12 @@ _NUMBERS = ("IPS TOTAL", "IPS IN USE", "IPS FREE")
 @click.command("show")
 @click.option("--show-blocks", is_flag=True, help="The blocks of each pool, and whose they are.")
 @click.option("--show-borrowed", is_flag=True, help="Addresses that a node took from another's block.")
+@click.option("--host-local", default="", metavar="DIR", help="What host-local keeps in that directory, here.")
 @click.option("--ip", "address", default="", metavar="A", help="Explain one address.")
 @cluster_options
 @output_option
 def show_addresses(
-    show_blocks: bool, show_borrowed: bool, address: str, kubeconfig: str, context: str, form: str
+    show_blocks: bool, show_borrowed: bool, host_local: str, address: str, kubeconfig: str, context: str, form: str
 ) -> None:
     """Pools, blocks and addresses, how full they are, and who has them.
 
@@ -34,7 +36,11 @@ def show_addresses(
     podwire ipam show --show-blocks
     podwire ipam show --show-borrowed
     podwire ipam show --ip 10.244.1.7
+    podwire ipam show --host-local /var/lib/cni/networks
     """
+    if host_local:
+        _show_files(host_local, form)
+        return
     with reported():
         cluster = ask(target(kubeconfig, context), read)
     if address:
@@ -45,6 +51,8 @@ def show_addresses(
         show(found, form, lambda: explained(found))
         return
     value: dict[str, Any] = {"pools": addresses.pool_rows(cluster), "nodes": addresses.node_rows(cluster)}
+    if not cluster.blocks:
+        value["pod_cidrs"] = addresses.cidr_rows(cluster)
     if show_blocks:
         value["blocks"] = addresses.block_rows(cluster)
     if show_borrowed:
@@ -59,7 +67,10 @@ def _tables(cluster: Cluster, *, blocks: bool, borrowed: bool) -> str:
         return borrowed_table(addresses.borrowed_rows(cluster))
     if blocks:
         return block_table(addresses.pool_rows(cluster), addresses.block_rows(cluster))
-    parts = [pool_table(addresses.pool_rows(cluster)), node_table(addresses.node_rows(cluster))]
+    if not cluster.blocks and (rows := addresses.cidr_rows(cluster)):
+        parts = [pool_table(addresses.pool_rows(cluster)) if cluster.pools else "", cidr_table(rows)]
+    else:
+        parts = [pool_table(addresses.pool_rows(cluster)), node_table(addresses.node_rows(cluster))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -86,12 +97,52 @@ def node_table(rows: list[addresses.NodeRow]) -> str:
             amount(row.total),
             share(row.used, row.total),
             share(row.free, row.total),
+            str(row.ahead),
             str(row.borrowed),
             bar(row.used, row.total),
         )
         for row in rows
     ]
-    return columns(("NODE", "BLOCKS", *_NUMBERS, "BORROWED", "FILL"), cells) if cells else ""
+    return columns(("NODE", "BLOCKS", *_NUMBERS, "AHEAD", "BORROWED", "FILL"), cells) if cells else ""
+
+
+def cidr_table(rows: list[addresses.CidrRow]) -> str:
+    """The nodes' podCIDRs, where each node gives addresses of its own (host-local)."""
+    cells = []
+    for row in rows:
+        figures = (amount(row.total), share(row.used, row.total), share(row.free, row.total))
+        cells.append((row.node, row.cidr, *figures, bar(row.used, row.total)))
+    return columns(("NODE", "POD-CIDR", *_NUMBERS, "FILL"), cells)
+
+
+def _show_files(directory: str, form: str) -> None:
+    """What host-local keeps on this machine, and whether a network namespace has it."""
+    from podwire.cli.nodes import local_seen
+
+    seen = local_seen((directory,))
+    rows = [
+        {
+            "network": file.network,
+            "address": file.address,
+            "container": file.container_id,
+            "interface": file.interface,
+            "since": datetime.fromtimestamp(file.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "state": "in use" if file.address in seen.present else "in no network namespace",
+        }
+        for file in seen.files
+        if file.directory == directory
+    ]
+    show(rows, form, lambda: file_table(rows, directory))
+
+
+def file_table(rows: list[dict[str, str]], directory: str) -> str:
+    """The addresses, a file each."""
+    header = ("NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "STATE")
+    cells = [
+        tuple((row[name.lower()][:13] if name == "CONTAINER" else row[name.lower()]) or "-" for name in header)
+        for row in rows
+    ]
+    return columns(header, cells) if rows else f"host-local keeps no address in {directory}"
 
 
 def block_table(pools: list[addresses.PoolRow], blocks: list[addresses.BlockRow]) -> str:

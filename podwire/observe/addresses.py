@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from podwire.ipam import ahead
 from podwire.ipam.blocks import Attribute, Block
-from podwire.model.address import Cidr, parse_ip
+from podwire.model.address import AddressError, Cidr, parse_ip
 from podwire.model.ippool import IPPool
+from podwire.model.workload import is_endpoint, pod_addresses
 from podwire.observe.cluster import Cluster
 
 
@@ -32,10 +34,17 @@ class Holding:
         return bool(self.node and self.block_node and self.node != self.block_node)
 
     @property
+    def ahead(self) -> bool:
+        """Claimed by a node's agent for pods to come."""
+        return self.type == ahead.TYPE or (bool(self.node) and self.handle == ahead.handle_of(self.node))
+
+    @property
     def holder(self) -> str:
         """Who has it, in a word or two."""
         if self.pod:
             return f"{self.namespace}/{self.pod}"
+        if self.ahead:
+            return f"node {self.node}, for its next pods"
         return self.type or self.handle or "unknown"
 
 
@@ -74,8 +83,8 @@ class BlockRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node: how many blocks it has, of how many addresses, how many of these are taken, and how many its pods hold
-    in blocks of others."""
+    """A node: how many blocks it has, of how many addresses, how many of these are taken (`ahead` of them claimed for
+    pods to come), and how many its pods hold in blocks of others."""
 
     node: str
     blocks: int
@@ -83,6 +92,18 @@ class NodeRow:
     used: int
     free: int
     borrowed: int
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class CidrRow:
+    """A node's podCIDR, where addresses do not come from blocks; `used` are those that its Pods say they have."""
+
+    node: str
+    cidr: str
+    total: int
+    used: int
+    free: int
 
 
 def held(block: Block) -> Iterator[Holding]:
@@ -206,8 +227,30 @@ def node_rows(cluster: Cluster) -> list[NodeRow]:
     rows = []
     for node, own in sorted(mine.items()):
         total, used = sum(block.cidr.size for block in own), sum(taken(block) for block in own)
-        rows.append(NodeRow(node, len(own), total, used, total - used, borrowed.get(node, 0)))
+        kept = sum(one.ahead for block in own for one in held(block))
+        rows.append(NodeRow(node, len(own), total, used, total - used, borrowed.get(node, 0), kept))
     return rows
+
+
+def cidr_rows(cluster: Cluster) -> list[CidrRow]:
+    """Every podCIDR of every node."""
+    used = {text for pod in cluster.pods if is_endpoint(pod) for text in pod_addresses(pod)}
+    numbers = [parse_ip(text) for text in used if _is_address(text)]
+    rows = []
+    for node in cluster.nodes:
+        for text in node.pod_cidrs:
+            cidr = Cidr.parse(text, host_bits=True)
+            taken = sum(width == cidr.width and cidr.holds(number) for number, width in numbers)
+            rows.append(CidrRow(node.name, str(cidr), cidr.size, taken, cidr.size - taken))
+    return rows
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_ip(text)
+    except AddressError:
+        return False
+    return True
 
 
 def borrowed_rows(cluster: Cluster) -> list[Holding]:

@@ -38,7 +38,6 @@ RELEASE, RECOUNT, DROP_AFFINITY, MAKE_AFFINITY, SCRUB, REMOVE_FILE = (
     "remove-file",
 )
 
-AHEAD = "podwire-ahead-"
 _TUNNELS = ("vxlan-tunnel-addr-", "vxlan-v6-tunnel-addr-", "ipip-tunnel-addr-", "wireguard-tunnel-addr-")
 _FURTHER = re.compile(r"\.[0-9a-f]{12,}\.[^.]+$")
 
@@ -151,11 +150,6 @@ def _leaks(
             )
 
 
-def is_ahead(one: Holding) -> bool:
-    """Claimed ahead by a node's agent, for pods to come."""
-    return one.handle.startswith(AHEAD)
-
-
 def is_tunnel(one: Holding) -> bool:
     return one.type.endswith("TunnelAddress") or one.handle.startswith(_TUNNELS)
 
@@ -168,7 +162,7 @@ def _why_leaked(
         return ""
     if is_tunnel(one):
         return _tunnel_leaked(one, nodes)
-    if is_ahead(one):
+    if one.ahead:
         return "" if one.node in nodes or not one.node else f"claimed ahead by node {one.node}, which is gone"
     if not one.pod:
         if one.type or not one.node:

@@ -9,9 +9,10 @@ from podwire.model.workload import pod_addresses
 from podwire.observe.addresses import Holding, held, pool_state
 from podwire.observe.cluster import Cluster
 
-FREE, TAKEN, RELEASED, RESERVED, UNCLAIMED, OUTSIDE = (
+FREE, TAKEN, AHEAD, RELEASED, RESERVED, UNCLAIMED, OUTSIDE = (
     "free",
     "in use",
+    "claimed ahead",
     "cooling down",
     "reserved",
     "in no block",
@@ -71,7 +72,7 @@ def explain(cluster: Cluster, address: str) -> Explained:
 
 def _state(pool: bool, block: bool, holder: Holding | None, reserved: str) -> str:
     if holder:
-        return RELEASED if holder.released else TAKEN
+        return RELEASED if holder.released else AHEAD if holder.ahead else TAKEN
     if reserved:
         return RESERVED
     if block:
@@ -88,14 +89,22 @@ def _claimants(cluster: Cluster, address: str) -> list[tuple[str, str]]:
     return found
 
 
+def _pod_cidrs(cluster: Cluster, address: str) -> list[tuple[str, str]]:
+    number, width = parse_ip(address)
+    one = Cidr(number, width, width)
+    pairs = [(node.name, text) for node in cluster.nodes for text in node.pod_cidrs]
+    return [(name, text) for name, text in pairs if Cidr.parse(text, host_bits=True).covers(one)]
+
+
 def _notes(
     cluster: Cluster, address: str, state: str, holder: Holding | None, pods: tuple[tuple[str, str], ...]
 ) -> list[str]:
     notes = []
     if state == OUTSIDE:
         notes += [f"it is an address of node {node.name}" for node in cluster.nodes if address in node.addresses]
+        notes += [f"it lies in the podCIDR {cidr} of node {name}" for name, cidr in _pod_cidrs(cluster, address)]
         if not notes:
-            notes.append("no IPPool covers it; Podwire gives it to nobody")
+            notes.append("no IPPool and no node's podCIDR covers it: no pod is given it")
     if state == UNCLAIMED:
         notes.append("no node has claimed a block around it yet")
     tunnels = [node.name for node in cluster.nodes if node.tunnel_address == address]
@@ -106,7 +115,7 @@ def _notes(
         told = [name for name, _ in pods]
         if holder.holder not in told:
             notes.append(f"no Pod {holder.holder} says that it has this address: see `podwire ipam check`")
-    if not holder and pods:
+    if not holder and pods and state != OUTSIDE:
         notes.append("a Pod says it has this address, but nobody is noted as its holder: see `podwire ipam check`")
     if len(pods) > 1:
         notes.append(f"{len(pods)} Pods say that they have it: see `podwire ipam check`")

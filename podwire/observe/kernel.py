@@ -9,7 +9,7 @@ from podwire.model.seen import NodeSeen, SeenFile
 from podwire.model.workload import is_endpoint, pod_addresses
 from podwire.observe.addresses import Holding, holdings
 from podwire.observe.cluster import Cluster
-from podwire.observe.damage import REMOVE_FILE, SCRUB, Finding, is_ahead, is_tunnel
+from podwire.observe.damage import REMOVE_FILE, SCRUB, Finding, is_tunnel
 from podwire.observe.endpoints import stray_links
 
 ROUTE = "kernel without allocation"
@@ -113,7 +113,7 @@ def _unwired(cluster: Cluster, seen: NodeSeen, held: list[Holding]) -> Iterator[
     running = {_name(pod): pod for pod in cluster.pods if _runs(pod)}
     wired = {*seen.present, *(route.address for route in seen.routes)}
     for one in held:
-        if one.node != seen.node or is_tunnel(one) or is_ahead(one) or one.address in wired:
+        if one.node != seen.node or is_tunnel(one) or one.ahead or one.address in wired:
             continue
         pod = running.get(one.holder)
         if pod is not None and one.address in pod_addresses(pod):

@@ -8,7 +8,7 @@ from podwire.model.seen import NodeSeen
 from podwire.model.workload import pod_addresses
 from podwire.observe.addresses import Holding
 from podwire.observe.cluster import Cluster
-from podwire.observe.damage import in_use, is_ahead, is_tunnel
+from podwire.observe.damage import in_use, is_tunnel
 
 
 def why_live(cluster: Cluster, one: Holding, seen: Mapping[str, NodeSeen]) -> str:
@@ -25,7 +25,7 @@ def why_live(cluster: Cluster, one: Holding, seen: Mapping[str, NodeSeen]) -> st
     there = {node.name for node in cluster.nodes}
     if is_tunnel(one) and one.node in there:
         return f"it is the tunnel's address of node {one.node}"
-    if is_ahead(one) and one.node in there:
+    if one.ahead and one.node in there:
         return f"node {one.node} claimed it ahead for its next pods; its agent gives it back when it does not need it"
     if in_use(one, seen.get(one.node)):
         return f"node {one.node} still has it: see `podwire node endpoints {one.node}`"

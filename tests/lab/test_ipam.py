@@ -208,6 +208,8 @@ def test_files_of_this_machine_alone(tmp_path: Path) -> None:
         network.joinpath(address).write_text(f"{GHOST}\r\neth0")
     directory = str(tmp_path / "networks")
     alone = Lab(tmp_path)
+    shown = podwire(alone, "ipam", "show", "--host-local", directory).splitlines()
+    assert shown[1].split()[:4] == ["podman", "10.89.0.2", GHOST[:13], "eth0"] and "in no network namespace" in shown[1]
     assert found(alone, "--host-local", directory)["leaked file"]["directory"] == directory
     podwire(alone, "ipam", "release", "--host-local", directory, "--ip", "10.89.0.2")
     assert not network.joinpath("10.89.0.2").exists()

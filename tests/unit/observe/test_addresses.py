@@ -88,7 +88,7 @@ def test_an_object_that_contradicts_itself_is_named_and_the_rest_is_shown() -> N
         ("10.0.0.100", "in no block", "no node has claimed a block"),
         ("192.0.2.1", "reserved", ""),
         ("172.18.0.3", "in no pool", "an address of node n2"),
-        ("8.8.8.8", "in no pool", "no IPPool covers it"),
+        ("8.8.8.8", "in no pool", "no IPPool and no node's podCIDR covers it"),
     ],
 )
 def test_one_address(address: str, state: str, words: str) -> None:
@@ -108,6 +108,27 @@ def test_an_address_that_rests() -> None:
     resting = Attribute("h", (("pod", "a"), ("namespace", "default")), (("releasedAt", SINCE),))
     found = explain(cluster(block("10.0.0.0/28", "n1", o1=resting)), "10.0.0.1")
     assert found.state == "cooling down" and found.notes == ()
+
+
+def test_an_address_claimed_ahead() -> None:
+    kept = Attribute.of("podwire-ahead-n1", {"node": "n1", "type": "podwireAhead"})
+    world = cluster(block("10.0.0.0/28", "n1", o1=kept, o2=who("a", "n1")))
+    found = explain(world, "10.0.0.1")
+    assert found.state == "claimed ahead" and found.holder and found.holder.holder == "node n1, for its next pods"
+    assert [(row.node, row.used, row.ahead) for row in addresses.node_rows(world)] == [("n1", 2, 1), ("n2", 0, 0)]
+
+
+def test_pod_cidrs_where_there_are_no_blocks() -> None:
+    nodes = [node("n1"), node("n2")]
+    nodes[0]["spec"] = {"podCIDR": "10.8.0.0/28", "podCIDRs": ["10.8.0.0/28", "fd00::/124"]}
+    pods = [pod("a", "n1", "10.8.0.2", "fd00::2"), pod("b", "n1", "10.8.0.3"), pod("bad", "n1", "no address")]
+    world = cluster(pools=[], nodes=nodes, pods=pods)
+    rows = [(row.node, row.cidr, row.total, row.used, row.free) for row in addresses.cidr_rows(world)]
+    assert rows == [("n1", "10.8.0.0/28", 16, 2, 14), ("n1", "fd00::/124", 16, 1, 15)]
+    found = explain(world, "10.8.0.2")
+    assert found.pods == (("default/a", "Running"),) and found.notes == (
+        "it lies in the podCIDR 10.8.0.0/28 of node n1",
+    )
 
 
 @pytest.mark.parametrize(
