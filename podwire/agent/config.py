@@ -20,7 +20,8 @@ class ConfigError(Exception):
 class AgentConfig:
     """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes; 0: as the datapath
     in use allows); `leak_grace` is for how long an address must look unused before it is freed (seconds; 0: never while
-    its node lives)."""
+    its node lives). `network` is routed or kubenet, `ipam` blocks or host-local: what the installed CNI configuration
+    asks for."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -36,6 +37,8 @@ class AgentConfig:
     vxlan_vni: int = 4096
     vxlan_port: int = 4789
     leak_grace: int = 900
+    network: str = "routed"
+    ipam: str = "blocks"
 
     @property
     def spool(self) -> Path:

@@ -23,6 +23,8 @@ from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.extras import Extras
+from podwire.agent.files import Files
+from podwire.agent.guard import Guard
 from podwire.agent.health import Health
 from podwire.agent.hostports import HostPorts
 from podwire.agent.ipamwatch import IpamSettings
@@ -71,7 +73,9 @@ class Agent:
         self._sockets = Sockets()
         self._records = Attachments(config.attachments)
         self._admission = Admission(Nft(), self._sockets.elements)
-        self._reaper = Reaper(self._records, self._sockets, self._claimer.release)
+        self._guard = Guard(Nft(), self._sockets.elements)
+        self._files = Files()
+        self._reaper = Reaper(self._records, self._sockets, self._release)
         self._extras = Extras(HostPorts(Nft(), self._sockets), self._sockets, self._reaper.wake)
         parts = roletable.Parts(
             config,
@@ -87,6 +91,8 @@ class Agent:
             extras=self._extras,
             pools=self._known_pools,
             pod_cidrs=self._pod_cidrs,
+            guard=self._guard,
+            files=self._files,
         )
         self._attacher = Attacher(self._records, roletable.build(parts), self._claimer)
         self._spool = Spool(config.spool, self._attacher.serve)
@@ -152,9 +158,15 @@ class Agent:
         self._complete = recovery.restore(
             self._records, self._sockets, self._admission, self._reaper, self._extras, self._boot
         )
+        self._guard.restore(self._records.all(), {link.name for link in self._sockets.route().links()})
         self._reaper.start()
         self._spool.start()
         self._socket.start()
+
+    def _release(self, handle: str) -> None:
+        """Addresses go back to where they came from: files, or blocks on the API."""
+        if not self._files.release(handle):
+            self._claimer.release(handle)
 
     def _stop(self) -> None:
         self._socket.close()

@@ -56,9 +56,10 @@ def restore(
     wired = [record for record in records.all(READY) if record.role == ROUTED]
     admission.restore({(record.host_name, address) for record in wired for address in record.addresses})
     ready = {record.host_name: record.addresses for record in wired}
+    kept = {record.host_name for record in records.all(READY)}
     ours = [link for link in sockets.route().links() if _is_ours(link)]
     for link in ours:
-        if link.name not in ready:
+        if link.name not in kept:
             log.warning("left-over interface removed name=%s", link.name)
             wire.doom_index(sockets.route(), link.index, ())
             extras.forget(link.name)

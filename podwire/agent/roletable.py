@@ -6,12 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from podwire.agent.admission import Admission
-from podwire.agent.attachments import IPAM, ROUTED, Attachments
+from podwire.agent.attachments import BRIDGE, CHAINED, IPAM, ROUTED, Attachments
 from podwire.agent.bandwidthrole import BANDWIDTH, Limiter
+from podwire.agent.bridge import Bridge
+from podwire.agent.chained import Chained
 from podwire.agent.claimer import Claimer
 from podwire.agent.config import AgentConfig
 from podwire.agent.extras import Extras
+from podwire.agent.files import Files
+from podwire.agent.guard import Guard
+from podwire.agent.hostlocalrole import HostLocalRole
 from podwire.agent.ipamrole import Addresses
+from podwire.agent.loopbackrole import LoopbackRole
 from podwire.agent.pods import Pods
 from podwire.agent.portmaprole import PORTMAP, PortMap
 from podwire.agent.readiness import Readiness
@@ -40,6 +46,8 @@ class Parts:
     extras: Extras
     pools: Callable[[], Sequence[IPPool]]
     pod_cidrs: Callable[[], tuple[str, ...]]
+    guard: Guard
+    files: Files
 
 
 def build(parts: Parts) -> dict[str, Role]:
@@ -73,4 +81,19 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.pools,
             parts.pod_cidrs,
         ),
+        BRIDGE: Bridge(
+            config.node_name,
+            parts.mtu,
+            parts.records,
+            parts.sockets,
+            parts.guard,
+            parts.reaper,
+            parts.claimer,
+            parts.files,
+            parts.extras,
+            parts.boot,
+        ),
+        CHAINED: Chained(parts.records, parts.sockets, parts.admission, parts.guard, parts.reaper, parts.boot),
+        "host-local": HostLocalRole(parts.files),
+        "loopback": LoopbackRole(),
     }

@@ -32,17 +32,33 @@ from podwire.lab.topology import LabPlan, LabSpec, PlanError
 @click.option(
     "--config", default="", metavar="FILE", help="A kind cluster file or containerlab topology; - reads stdin."
 )
+@click.option(
+    "--network",
+    type=click.Choice(topology.NETWORKS),
+    default=None,
+    help="routed: Podwire's own, VXLAN between nodes. kubenet: bridge cbr0 on each node, routes to the nodes' podCIDRs "
+    "in the router between them, as a cloud holds them. none: nodes wait for the CNI plugin that you install. "
+    "[default: routed]",
+)
+@click.option(
+    "--ipam",
+    type=click.Choice(topology.IPAMS),
+    default=None,
+    help="blocks: addresses from blocks that nodes claim through the API. host-local: each node's podCIDR, as files on "
+    "the node. [default: blocks; with kubenet host-local]",
+)
 @click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the nodes to be Ready.")
-def up(name: str, nodes: int | None, config: str, wait: float) -> None:
+def up(name: str, nodes: int | None, config: str, network: str | None, ipam: str | None, wait: float) -> None:
     """Bring a lab up, or make sure that it is: calling it again changes nothing that is right.
 
     \b
     podwire lab up
     podwire lab up --nodes 5 --name five
     podwire lab up --config kind.yaml
+    podwire lab up --network kubenet --name kubenet
     """
     with reported():
-        plan, asked = plan_of(name, nodes, config)
+        plan, asked = plan_of(name, nodes, config, network, ipam)
         say = progress()
         from podwire.lab.up import up as bring_up
 
@@ -55,7 +71,9 @@ def up(name: str, nodes: int | None, config: str, wait: float) -> None:
         raise SystemExit(1)
 
 
-def plan_of(name: str, nodes: int | None, config: str) -> tuple[LabPlan, bool]:
+def plan_of(
+    name: str, nodes: int | None, config: str, network: str | None = None, ipam: str | None = None
+) -> tuple[LabPlan, bool]:
     """The plan that flags and file make, and whether they said anything beyond the name. Raises PlanError."""
     spec = LabSpec()
     if config:
@@ -68,7 +86,8 @@ def plan_of(name: str, nodes: int | None, config: str) -> tuple[LabPlan, bool]:
         spec = replace(spec, name=name)
     if nodes is not None:
         spec = replace(spec, nodes=topology.default_nodes(nodes))
-    return topology.build(spec), bool(config or nodes is not None)
+    spec = replace(spec, network=network or spec.network, ipam=ipam or spec.ipam)
+    return topology.build(spec), bool(config or nodes is not None or network or ipam)
 
 
 def read_config(config: str) -> tuple[LabSpec, list[str]]:

@@ -19,8 +19,11 @@ BLOCK = 26
 CRD = f"{IPPOOLS.plural}.{IPPOOLS.group}"
 
 
-def default_pool(pod_subnet: str, node_mask: int) -> Object:
-    """The pool over the whole pod subnet. A node whose pod CIDR is smaller than a block gets blocks of that size."""
+def default_pool(pod_subnet: str, node_mask: int, *, overlay: bool = True, disabled: bool = False) -> Object:
+    """The pool over the whole pod subnet. A node whose pod CIDR is smaller than a block gets blocks of that size.
+
+    A disabled pool gives out nothing, but still says which addresses are pods': these are masqueraded towards others.
+    """
     network = ipaddress.ip_network(pod_subnet)
     block = max(BLOCK, node_mask)
     return {
@@ -30,10 +33,11 @@ def default_pool(pod_subnet: str, node_mask: int) -> Object:
         "spec": {
             "cidr": str(network),
             "blockSize": block,
-            "vxlanMode": "Always",
+            "vxlanMode": "Always" if overlay else "Never",
             "ipipMode": "Never",
             "natOutgoing": True,
             "nodeSelector": "all()",
+            **({"disabled": True} if disabled else {}),
         },
     }
 
@@ -41,8 +45,8 @@ def default_pool(pod_subnet: str, node_mask: int) -> Object:
 class DefaultPool:
     """Done once a process: a pool that is taken away later stays away."""
 
-    def __init__(self, world: World, pod_subnet: str, node_mask: int) -> None:
-        self._world, self._pool, self._done = world, default_pool(pod_subnet, node_mask), False
+    def __init__(self, world: World, pool: Object) -> None:
+        self._world, self._pool, self._done = world, pool, False
 
     def controller(self) -> Controller:
         return Controller("pool", {CRDS: self._crd_changed}, self.reconcile, workers=1)

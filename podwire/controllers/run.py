@@ -18,7 +18,7 @@ from podwire.controllers.installation import Installations
 from podwire.controllers.namespaces import Namespaces
 from podwire.controllers.nodes import Evictions, NodeHealth
 from podwire.controllers.podgc import QUARANTINE_SECONDS, PodGarbage
-from podwire.controllers.pool import DefaultPool
+from podwire.controllers.pool import DefaultPool, default_pool
 from podwire.controllers.replicaset import ReplicaSets
 from podwire.controllers.scheduler import Scheduler
 from podwire.kube.client import Api
@@ -27,13 +27,16 @@ from podwire.kube.client import Api
 @dataclass(frozen=True)
 class ControllersConfig:
     """`pod_subnet` is cut into node CIDRs of prefix length `node_mask`; `ca_pem` is given to each namespace;
-    `default_pool` makes the address pool. Times are in seconds."""
+    `default_pool` makes the address pool, over an `overlay` of tunnels or not, and disabled where addresses come from
+    elsewhere. Times are in seconds."""
 
     pod_subnet: str = "10.244.0.0/16"
     node_mask: int = 24
     service_subnet: str = "10.96.0.0/12"
     ca_pem: str = ""
     default_pool: bool = True
+    overlay: bool = True
+    pool_disabled: bool = False
     node_grace: float = GRACE_SECONDS
     orphan_quarantine: float = QUARANTINE_SECONDS
 
@@ -55,7 +58,8 @@ def controllers(world: World, config: ControllersConfig) -> list[loop.Controller
         Installations(world).controller(),
     ]
     if config.default_pool:
-        found.append(DefaultPool(world, config.pod_subnet, config.node_mask).controller())
+        pool = default_pool(config.pod_subnet, config.node_mask, overlay=config.overlay, disabled=config.pool_disabled)
+        found.append(DefaultPool(world, pool).controller())
     return found
 
 

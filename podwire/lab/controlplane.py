@@ -21,7 +21,7 @@ from podwire.http.loop import run as run_loop
 from podwire.ipam.crds import crds
 from podwire.kube.api import Api, ApiError
 from podwire.lab.places import CLUSTER, PKI
-from podwire.lab.topology import LabPlan
+from podwire.lab.topology import HOST_LOCAL, KUBENET, LabPlan
 from podwire.lab.underlay import API_PORT
 from podwire.model import installation
 from podwire.model.gvr import CRDS, ENDPOINTS, ENDPOINTSLICES, GVR
@@ -57,6 +57,8 @@ async def _serve(plan: LabPlan, sockets: Sequence[socket.socket]) -> None:
         node_mask=plan.node_mask,
         service_subnet=plan.service_subnet,
         ca_pem=authority,
+        overlay=plan.network != KUBENET,
+        pool_disabled=plan.ipam == HOST_LOCAL,
     )
     await _until_stopped(api, controllers)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import yaml
 
 from podwire.lab.located import Located, documents
-from podwire.lab.topology import CONTROL_PLANE, WORKER, HostMount, LabSpec, NodeSpec, PortMapping
+from podwire.lab.topology import CONTROL_PLANE, NO_NETWORK, WORKER, HostMount, LabSpec, NodeSpec, PortMapping
 
 KIND_API = "kind.x-k8s.io/v1alpha4"
 _ROLES = (CONTROL_PLANE, WORKER)
@@ -217,7 +217,7 @@ def _networking(place: Located, reading: Reading) -> None:
             reading.spec = replace(reading.spec, service_subnet=value.text())
             reading.stands(value)
         elif key == "disableDefaultCNI":
-            reading.spec = replace(reading.spec, default_cni=not value.truth())
+            reading.spec = replace(reading.spec, network=NO_NETWORK if value.truth() else "")
         elif key == "ipFamily":
             if value.text() not in ("ipv4", "ipv6", "dual"):
                 raise value.error(f"must be ipv4, ipv6 or dual, not {value.text()!r}")

@@ -21,7 +21,7 @@ from podwire.lab.kubeconfig import Credentials
 from podwire.lab.logs import open_log
 from podwire.lab.places import CLUSTER, PKI
 from podwire.lab.rootfs import Bind, File, NodeFiles
-from podwire.lab.topology import CONTROL_PLANE, CONTROL_PLANE_KEY, NodePlan
+from podwire.lab.topology import CONTROL_PLANE, CONTROL_PLANE_KEY, NO_NETWORK, ROUTED, NodePlan
 from podwire.lab.underlay import API_PORT
 
 _NEW = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID
@@ -191,6 +191,8 @@ def _run_agent(job: Job, node: NodePlan) -> None:
             kubeconfig=Path("/etc/podwire/kubeconfig"),
             node_ip=node.address,
             install_cni=job.plan.default_cni,
+            network=ROUTED if job.plan.network == NO_NETWORK else job.plan.network,
+            ipam=job.plan.ipam,
             shim=job.shim,
         )
     )

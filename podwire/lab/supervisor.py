@@ -23,6 +23,7 @@ from podwire.lab.job import Job
 from podwire.lab.keeper import Keeper
 from podwire.lab.logs import open_log
 from podwire.lab.state import LabError, Supervisor
+from podwire.lab.topology import KUBENET
 from podwire.lab.underlay import Wiring
 
 _NEW = (
@@ -176,5 +177,15 @@ def _start_all(job: Job, wiring: Wiring, kept: Keeper, log: int) -> None:
     for node in job.plan.nodes:
         kept.add(node.name, partial(start_node, node.name))
     kept.add("outside", partial(keeper.spawn, "podwire outside", partial(outside.run, wiring.outside), log))
+    if job.plan.network == KUBENET:
+        kept.add("routes", partial(keeper.spawn, "podwire routes", partial(_run_routes, job), log))
     if job.mappings:
         kept.add("ports", partial(keeper.spawn, "podwire ports", partial(ports.run, job.mappings), log))
+
+
+def _run_routes(job: Job) -> None:
+    """The cloud's part of kubenet; loaded only where there is one."""
+    from podwire.lab import cloudroutes
+
+    server = f"https://{job.plan.control_plane.address}:{underlay.API_PORT}"
+    cloudroutes.run(nodes.credentials(job.state.pki, "admin", server), job.plan.pod_subnet)

@@ -24,6 +24,11 @@ DEFAULT_NODE_MASK = 24
 DEFAULT_MAX_PODS = 110
 MAX_NODES = 100
 
+ROUTED, KUBENET, NO_NETWORK = "routed", "kubenet", "none"
+NETWORKS = (ROUTED, KUBENET, NO_NETWORK)
+BLOCKS, HOST_LOCAL = "blocks", "host-local"
+IPAMS = (BLOCKS, HOST_LOCAL)
+
 CONTROL_PLANE = "control-plane"
 WORKER = "worker"
 CONTROL_PLANE_KEY = "node-role.kubernetes.io/control-plane"
@@ -75,7 +80,8 @@ class LabSpec:
     service_subnet: str = ""
     node_mask: int = 0
     max_pods: int = 0
-    default_cni: bool = True
+    network: str = ""
+    ipam: str = ""
     places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Where (file:line) the keys stand that only the whole can show to be wrong."""
 
@@ -97,16 +103,27 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class LabPlan:
-    """A lab to build: every name and address decided."""
+    """A lab to build: every name and address decided.
+
+    `network`: "routed" is Podwire's own with VXLAN between nodes; "kubenet" a bridge on each node, and a router outside
+    of the nodes that knows which podCIDR is whose; "none" leaves the nodes waiting for somebody's CNI plugin.
+    `ipam`: addresses from blocks on the API, or from each node's podCIDR by files on the node.
+    """
 
     name: str
     nodes: tuple[NodePlan, ...]
     pod_subnet: str = DEFAULT_POD_SUBNET
     service_subnet: str = DEFAULT_SERVICE_SUBNET
     node_mask: int = DEFAULT_NODE_MASK
-    default_cni: bool = True
+    network: str = ROUTED
+    ipam: str = BLOCKS
     cluster_dns: str = field(default="10.96.0.10")
     api_service: str = field(default="10.96.0.1")
+
+    @property
+    def default_cni(self) -> bool:
+        """Whether nodes come with a pod network."""
+        return self.network != NO_NETWORK
 
     @property
     def control_plane(self) -> NodePlan:
@@ -148,6 +165,9 @@ def build(spec: LabSpec) -> LabPlan:
         place = dict(spec.places).get(str(error).partition(":")[0])
         raise PlanError(f"{place}: {error}" if place else str(error)) from None
     services = ip_network(service_subnet)
+    network = spec.network or ROUTED
+    ipam = spec.ipam or (HOST_LOCAL if network == KUBENET else BLOCKS)
+    check_network(network, ipam)
     default_max = spec.max_pods or DEFAULT_MAX_PODS
     nodes = tuple(_place(name, index, node, specs, default_max) for index, node in enumerate(specs))
     _check_ports(nodes)
@@ -157,7 +177,8 @@ def build(spec: LabSpec) -> LabPlan:
         pod_subnet=pod_subnet,
         service_subnet=service_subnet,
         node_mask=node_mask,
-        default_cni=spec.default_cni,
+        network=network,
+        ipam=ipam,
         cluster_dns=str(services[10]),
         api_service=str(services[1]),
     )
@@ -186,6 +207,19 @@ def _place(lab: str, index: int, spec: NodeSpec, all_specs: tuple[NodeSpec, ...]
         ports=spec.ports,
         mounts=spec.mounts,
     )
+
+
+def check_network(network: str, ipam: str) -> None:
+    """Raise PlanError for names that mean nothing, and for what does not go together."""
+    if network not in NETWORKS:
+        raise PlanError(f"--network: {network!r} is none of {', '.join(NETWORKS)}")
+    if ipam not in IPAMS:
+        raise PlanError(f"--ipam: {ipam!r} is none of {', '.join(IPAMS)}")
+    if network == KUBENET and ipam != HOST_LOCAL:
+        raise PlanError(
+            "--ipam: kubenet gives out the addresses of each node's own podCIDR, which is what host-local does; "
+            "leave --ipam out, or take --network routed"
+        )
 
 
 def _default_mask(pod_subnet: str) -> int:
@@ -262,4 +296,7 @@ def from_dict(value: Mapping[str, Any]) -> LabPlan:
         )
         for node in value["nodes"]
     )
-    return LabPlan(**{**value, "nodes": nodes})
+    told = dict(value)
+    if "default_cni" in told:  # written before labs had a choice of networks
+        told["network"] = ROUTED if told.pop("default_cni") else NO_NETWORK
+    return LabPlan(**{**told, "nodes": nodes})

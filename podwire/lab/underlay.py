@@ -3,6 +3,8 @@
     outside 203.0.113.10 ── outside0 203.0.113.1 ─ (the outer namespace routes) ─ podwire0 172.18.0.1/16
                                                                                     │    │    │
                                                                             node eth0  172.18.0.2, .3, .4 …
+The outer namespace is the router of that network. `podwire.lab.cloudroutes` gives it routes to nodes' podCIDRs where
+the network of the pods relies on a cloud that has them (kubenet).
 Runs in the outer namespace, before any node has a process: nodes are handed their finished network namespace.
 """
 
@@ -38,6 +40,9 @@ def build(plan: LabPlan) -> Wiring:
         outer.add_address(bridge, f"{UNDERLAY6}1/64")
         outer.set_link(bridge, up=True)
         netns.write_sysctl("net/ipv4/ip_forward", "1")
+        # a packet that the router sends back to where it came from is no reason to tell its sender of a shorter way
+        netns.write_sysctl("net/ipv4/conf/all/send_redirects", "0")
+        netns.write_sysctl(f"net/ipv4/conf/{BRIDGE}/send_redirects", "0")
         outside = _make_outside(outer)
         nodes = {node.name: _make_node(outer, bridge, plan, index, node) for index, node in enumerate(plan.nodes)}
     return Wiring(nodes, outside)

@@ -276,7 +276,7 @@ def _wait(plan: LabPlan, state: LabState, say: Say, begin: float, seconds: float
             names = {node["metadata"]["name"] for node in nodes}
             ready = {node["metadata"]["name"] for node in nodes if is_ready(node)}
             if wanted <= ready or (not plan.default_cni and wanted <= names):
-                say("every node is Ready" if wanted <= ready else "nodes wait for a CNI plugin (disableDefaultCNI)")
+                say("every node is Ready" if wanted <= ready else "nodes wait for a CNI plugin (network none)")
                 return wanted <= ready
             trouble = "not Ready: " + ", ".join(sorted(wanted - ready))
             _check_alive(state)

@@ -73,7 +73,7 @@ nodes:
 """
     )
     assert warnings == []
-    assert (spec.name, spec.default_cni, spec.node_mask, spec.max_pods) == ("full", False, 27, 40)
+    assert (spec.name, spec.network, spec.node_mask, spec.max_pods) == ("full", "none", 27, 40)
     assert spec.nodes[0].ports == (PortMapping(30080, 8080, "0.0.0.0", "UDP"),)
     assert spec.nodes[0].mounts == (HostMount("/tmp/a", "/a", True),)
     assert spec.nodes[1].labels == (("zone", "a"), ("x", "y"), ("z", ""))

@@ -69,12 +69,48 @@ def test_a_small_pod_subnet_gets_a_mask_that_fits() -> None:
     assert topology.build(LabSpec(pod_subnet="10.244.0.0/22")).node_mask == 26
 
 
-@given(st.integers(1, 100), st.booleans(), st.sampled_from(["", "a", "my-lab"]))
-def test_a_plan_survives_json(count: int, cni: bool, name: str) -> None:
+@given(st.integers(1, 100), st.sampled_from(topology.NETWORKS), st.sampled_from(["", "a", "my-lab"]))
+def test_a_plan_survives_json(count: int, network: str, name: str) -> None:
     nodes = (
         NodeSpec("control-plane", (("a", "b"),), 7, (PortMapping(80, 8080),), (HostMount("/a", "/b", True),)),
         *topology.default_nodes(count)[1:],
     )
-    plan = topology.build(LabSpec(name=name, nodes=nodes, default_cni=cni))
+    plan = topology.build(LabSpec(name=name, nodes=nodes, network=network))
     assert topology.from_dict(json.loads(json.dumps(topology.to_dict(plan)))) == plan
     assert len({node.address for node in plan.nodes}) == len({node.name for node in plan.nodes}) == count
+
+
+@pytest.mark.parametrize(
+    ("asked", "decided"),
+    [
+        (("", ""), ("routed", "blocks", True)),
+        (("routed", "host-local"), ("routed", "host-local", True)),
+        (("kubenet", ""), ("kubenet", "host-local", True)),
+        (("kubenet", "host-local"), ("kubenet", "host-local", True)),
+        (("none", ""), ("none", "blocks", False)),
+    ],
+)
+def test_networks(asked: tuple[str, str], decided: tuple[str, str, bool]) -> None:
+    plan = topology.build(LabSpec(network=asked[0], ipam=asked[1]))
+    assert (plan.network, plan.ipam, plan.default_cni) == decided
+
+
+@pytest.mark.parametrize(
+    ("network", "ipam", "words"),
+    [
+        ("flannel", "", "--network: 'flannel' is none of routed, kubenet, none"),
+        ("", "dhcp", "--ipam: 'dhcp' is none of blocks, host-local"),
+        ("kubenet", "blocks", "--ipam: kubenet gives out the addresses of each node's own podCIDR"),
+    ],
+)
+def test_networks_that_cannot_be(network: str, ipam: str, words: str) -> None:
+    with pytest.raises(PlanError) as error:
+        topology.build(LabSpec(network=network, ipam=ipam))
+    assert words in str(error.value)
+
+
+def test_a_plan_of_an_earlier_release_is_read() -> None:
+    for cni, network in ((True, "routed"), (False, "none")):
+        old = topology.to_dict(topology.build(LabSpec()))
+        del old["network"], old["ipam"]
+        assert topology.from_dict({**old, "default_cni": cni}).network == network

@@ -1,0 +1,103 @@
+"""Tables that close bridge ports, and interfaces that another plugin made, to everything but admitted endpoints.
+
+`bridge podwire` sees frames where the bridge does, before it learns from them and before it lets them out: an
+interface with our prefix (or a governed one) may send only from its MAC and addresses, in IP and in ARP, and gets only
+what is for its addresses. `inet podwire_adopted` does the same for governed interfaces that are routed to. Nothing
+relies on br_netfilter. `ip podwire_bridge` masquerades what pods on bridges with ipMasq send out of their subnets.
+
+Rules never change; everything that does is an element. (nft cannot name the target of an IPv6 neighbour advertisement,
+so that a pod may still claim a neighbour's IPv6 address on its own bridge, but neither send nor receive by it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+BRIDGE, ADOPTED, MASQUERADE = "bridge podwire", "inet podwire_adopted", "ip podwire_bridge"
+
+_SETS = """\
+	set governed {
+		type ifname
+	}
+	set endpoints {
+		type ifname . ipv4_addr
+	}
+	set endpoints6 {
+		type ifname . ipv6_addr
+	}
+"""
+
+
+def bridge(prefix: str) -> str:
+    """The body of `bridge podwire`."""
+    return f"""\
+{_SETS}	set macs {{
+		type ifname . ether_addr
+	}}
+	chain prerouting {{
+		type filter hook prerouting priority dstnat; policy accept;
+		iifname "{prefix}*" goto from
+		iifname @governed goto from
+	}}
+	chain from {{
+		iifname . ether saddr != @macs counter drop
+		ether type ip iifname . ip saddr @endpoints accept
+		ether type arp iifname . arp saddr ether != @macs counter drop
+		ether type arp iifname . arp saddr ip @endpoints accept
+		ether type ip6 iifname . ip6 saddr @endpoints6 accept
+		ip6 hoplimit 255 ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ 133, 135, 136 }} accept
+		counter drop
+	}}
+	chain postrouting {{
+		type filter hook postrouting priority srcnat; policy accept;
+		oifname "{prefix}*" goto to
+		oifname @governed goto to
+	}}
+	chain to {{
+		ether type ip oifname . ip daddr @endpoints accept
+		ether type arp oifname . arp daddr ip @endpoints accept
+		ether type ip6 oifname . ip6 daddr @endpoints6 accept
+		ip6 hoplimit 255 ip6 daddr {{ ff02::/16, fe80::/10 }} icmpv6 type {{ 134, 135, 136 }} accept
+		counter drop
+	}}"""
+
+
+def adopted() -> str:
+    """The body of `inet podwire_adopted`."""
+    return f"""\
+{_SETS}	chain prerouting {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname @governed goto from
+	}}
+	chain from {{
+		iifname . ip saddr @endpoints return
+		iifname . ip6 saddr @endpoints6 return
+		ip6 hoplimit 255 ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ 133, 135, 136 }} return
+		counter drop
+	}}
+	chain forward {{
+		type filter hook forward priority filter; policy accept;
+		oifname @governed oifname . ip daddr != @endpoints counter drop
+		oifname @governed oifname . ip6 daddr != @endpoints6 counter drop
+	}}"""
+
+
+def masquerade(subnets: Iterable[str]) -> str:
+    """The body of `ip podwire_bridge`; `subnets` are those of bridges with ipMasq and do not overlap."""
+    members = ", ".join(sorted(subnets))
+    elements = f"\n\t\telements = {{ {members} }}" if members else ""
+    return f"""\
+	set pods {{
+		type ipv4_addr
+	}}
+	set subnets {{
+		type ipv4_addr
+		flags interval{elements}
+	}}
+	chain postrouting {{
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr != @pods return
+		ip daddr @subnets return
+		ip daddr 224.0.0.0/4 return
+		counter masquerade fully-random
+	}}"""
