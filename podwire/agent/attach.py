@@ -199,6 +199,8 @@ def _pod_namespace(request: Request, netns_fd: int | None) -> Iterator[int]:
         except KernelError as error:
             raise CniError(spec.BAD_ENVIRONMENT, "cannot open CNI_NETNS", str(error)) from error
     try:
+        if not netns.is_network(fd):
+            raise CniError(spec.BAD_ENVIRONMENT, "CNI_NETNS is no network namespace", request.netns)
         own = netns.open_own()
         try:
             same = netns.identity(own) == netns.identity(fd)

@@ -8,6 +8,7 @@ that failure is fatal for it (RuntimeError).
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TypeVar
 from podwire.kernel.netlink import KernelError
 
 CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703
 
 T = TypeVar("T")
 
@@ -48,6 +50,14 @@ def identity(fd: int) -> tuple[int, int]:
     """(device, inode): equal for two descriptors of one namespace."""
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
+
+
+def is_network(fd: int) -> bool:
+    """Whether the descriptor is a network namespace, and not some other file (ioctl NS_GET_NSTYPE, linux/nsfs.h)."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
 
 
 @contextmanager

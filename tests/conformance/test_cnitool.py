@@ -118,3 +118,20 @@ def test_reference_plugins_behind_ours(site: Site, version: str) -> None:
     gone(other, client)
     net.must("del", space, **ports)
     gone(net, space)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("main", ["bridge", "ptp"])
+def test_reference_wiring_with_our_addresses(site: Site, main: str, version: str) -> None:
+    name = f"{main}-{version}"
+    wiring: dict[str, Any] = {"type": main, "ipam": {"type": "podwire-ipam"}}
+    if main == "bridge":
+        wiring |= {"bridge": f"br{VERSIONS.index(version)}", "isGateway": True}
+    net, space = network(site, name, wiring, version=version), site.space()
+    result = net.add(space)
+    assert address(result).startswith("10.244.")
+    assert f"inet {address(result)}/" in space.run("ip", "address", "show", "eth0")
+    site.until("address on the API", lambda: any(h.startswith(f"{name}.") for h in site.handles()))
+    if version != "0.3.1":
+        net.must("check", space)
+    gone(net, space)

@@ -16,7 +16,7 @@ def runtime(site: Site) -> Iterator[Containerd]:
     """On the agent's own conflist."""
     bin_dir = site.choose(
         podwire=site.plugins / "podwire",
-        loopback=site.reference / "loopback",
+        loopback=site.plugins / "loopback",
         portmap=site.reference / "portmap",
     )
     yield containerd.start(

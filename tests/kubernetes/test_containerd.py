@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.conformance.containerd import CONFIG_3, Containerd
 def runtime(site: Site, built: Path) -> Iterator[Containerd]:
     programs = site.machine.path("/opt/kubernetes")
     shutil.copytree(built, programs)
-    bin_dir = site.choose(podwire=site.plugins / "podwire", loopback=site.reference / "loopback")
+    bin_dir = site.choose(podwire=site.plugins / "podwire", loopback=site.plugins / "loopback")
     yield containerd.start(
         site.machine,
         site.reference / "cri",
@@ -42,4 +43,21 @@ def test_sandbox(site: Site, runtime: Containerd) -> None:
     runtime.stop_sandbox(identity)
     assert address not in site.machine.run("ip", "route")
     site.until("address given back", lambda: f"k8s-pod-network.{identity}" not in site.handles())
+    runtime.remove_sandbox(identity)
+
+
+def test_agent_down_is_a_node_that_is_not_ready(site: Site, runtime: Containerd) -> None:
+    site.node.stop(signal.SIGKILL)
+    try:
+        ready, words = runtime.network_ready()
+        assert (ready, "the Podwire agent is not available" in words) == (False, True), words
+        code, output = runtime.try_ask(
+            "RunPodSandbox", config={"metadata": {"name": "x", "uid": "x", "namespace": "d"}}
+        )
+        assert (code, "try again later" in output) == (1, True), output
+    finally:
+        site.node.start()
+    site.until("network ready", lambda: runtime.network_ready()[0])
+    identity = runtime.run_sandbox("after")
+    runtime.stop_sandbox(identity)
     runtime.remove_sandbox(identity)

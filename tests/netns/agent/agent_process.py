@@ -38,15 +38,19 @@ class RemoteApi:
             number, *rest = json.loads(line)
             self._queues[number].put_nowait(rest)
 
-    def _send(self, method: str, gvr: GVR, args: list[Any], options: dict[str, Any]) -> asyncio.Queue[list[Any]]:
+    def _send(
+        self, method: str, gvr: GVR, args: list[Any], options: dict[str, Any]
+    ) -> tuple[int, asyncio.Queue[list[Any]]]:
         number = next(self._numbers)
         self._queues[number] = asyncio.Queue()
         call = [number, method, [gvr.group, gvr.version, gvr.plural, gvr.kind, gvr.namespaced], args, options]
         self._writer.write(json.dumps(call).encode() + b"\n")
-        return self._queues[number]
+        return number, self._queues[number]
 
     async def _call(self, method: str, gvr: GVR, args: list[Any], options: dict[str, Any]) -> Any:
-        kind, value = await self._send(method, gvr, args, options).get()
+        number, queue = self._send(method, gvr, args, options)
+        kind, value = await queue.get()
+        del self._queues[number]
         if kind == "error":
             raise ApiError(*value)
         return value
@@ -72,7 +76,7 @@ class RemoteApi:
     async def watch(
         self, gvr: GVR, namespace: str = "", *, decode: type[Any] | None = None, **options: Any
     ) -> AsyncIterator[Any]:
-        queue = self._send("watch", gvr, [namespace], options)
+        _, queue = self._send("watch", gvr, [namespace], options)
         while True:
             kind, value = await queue.get()
             if kind == "sync":
