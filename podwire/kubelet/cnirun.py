@@ -23,6 +23,7 @@ from podwire.kubelet.cniconf import CniError, NetworkConfig
 
 _BUSY_TRIES, _BUSY_PAUSE = 6, 1.0
 _PLUGIN_TIMEOUT = 220.0  # below the kubelet's runtime request timeout of 4 minutes for sandboxes
+_STATUS_TIMEOUT = 10.0  # an agent that hangs serves nobody
 INTERFACE = "eth0"
 
 
@@ -207,10 +208,11 @@ class CniRunner:
                 "CNI_IFNAME": INTERFACE,
                 "CNI_ARGS": ";".join(f"{key}={value}" for key, value in attachment.args),
             }
+        limit = _STATUS_TIMEOUT if command == "STATUS" else _PLUGIN_TIMEOUT
         for attempt in range(_BUSY_TRIES):
             try:
                 program = str(self._find(kind))
-                done = await self._children.run([program], env=environment, stdin=stdin, timeout=_PLUGIN_TIMEOUT)
+                done = await self._children.run([program], env=environment, stdin=stdin, timeout=limit)
                 break
             except CniError as error:
                 raise CniError(f"{prefix}: {error}") from error
