@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from podwire.agent import health as health_page
-from podwire.agent import mtu, points, recovery, roletable
+from podwire.agent import kubenet, mtu, points, recovery, roletable
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
 from podwire.agent.attachments import CLAIMING, READY, Attachments
@@ -38,14 +38,17 @@ from podwire.agent.wiring import Sockets
 from podwire.calc.routes import RouteCalc
 from podwire.cni import build, install
 from podwire.cni.install import Places
+from podwire.cni.listing import Entry
 from podwire.ipam.claims import Allocator
 from podwire.kernel import netlink
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.tables import Nft
 from podwire.kube import kubeconfig
 from podwire.kube.client import Client
+from podwire.kube.events import record
 from podwire.model.api import Api
 from podwire.model.ippool import IPPool
+from podwire.model.node import Node
 from podwire.render.routing import Names
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class Agent:
         self._admission = Admission(Nft(), self._sockets.elements)
         self._guard = Guard(Nft(), self._sockets.elements)
         self._files = Files()
+        self._pod_cidr = kubenet.PodCidr(config.state_dir / "podcidr.json")
         self._reaper = Reaper(self._records, self._sockets, self._release)
         self._extras = Extras(HostPorts(Nft(), self._sockets), self._sockets, self._reaper.wake)
         parts = roletable.Parts(
@@ -106,7 +110,9 @@ class Agent:
         self.health.good("start")
         names = await asyncio.to_thread(self._names)
         datapath = NodeDatapath(RouteSocket(), Nft(), names, bridged=self._records.bridged)
-        loop = Loop(self._api, RouteCalc(self._config.node_name), datapath, names, self.health)
+        by_node = self._config.ipam == kubenet.HOST_LOCAL and self._config.network != kubenet.KUBENET
+        calc = (kubenet.PodCidrRoutes if by_node else RouteCalc)(self._config.node_name)
+        loop = Loop(self._api, calc, datapath, names, self.health)
         self._loop = loop
         settings = IpamSettings(self._api)
         enrolment = Enrolment(
@@ -177,7 +183,11 @@ class Agent:
         assert self._event_loop is not None
         first = not self._claimer.ready
         if first:
-            ready = [record for record in self._records.all(READY) if record.role in CLAIMING]
+            ready = [
+                record
+                for record in self._records.all(READY)
+                if record.role in CLAIMING and self._from_blocks(record.handle)
+            ]
             refused = await allocator.adopt(
                 {record.handle: record.addresses for record in ready},
                 {record.handle: {"namespace": record.namespace, "pod": record.pod} for record in ready if record.pod},
@@ -188,7 +198,10 @@ class Agent:
             # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
             log.info("left-over addresses released count=%d", len(freed))
-        self._claimer.open(allocator, self._event_loop)
+        if self._config.ipam == kubenet.HOST_LOCAL:
+            self._claimer.open(kubenet.HostLocalClaims(self._files, self._pod_cidr), self._event_loop)
+        else:
+            self._claimer.open(allocator, self._event_loop)
         collector = Collector(
             self._api,
             self._config.node_name,
@@ -205,19 +218,40 @@ class Agent:
             await loop.newer(loop.version, 0.05)
         gc.collect()
         gc.freeze()
-        written = 0
+        written: Entry | None = None
         while self._config.install_cni:
             version = loop.version
-            if written != (size := self._pod_mtu()):
-                changed = await asyncio.to_thread(self._write_cni, size)
-                log.info("cni installed mtu=%d changed=%s", size, ",".join(map(str, changed)) or "nothing")
-                written = size
+            await self._see_pod_cidr(loop.nodes.get(self._config.node_name))
+            wanted = kubenet.entry(self._config, self._pod_mtu(), self._pod_cidr.cidrs)
+            if wanted is not None and written != wanted:
+                changed = await asyncio.to_thread(self._write_cni, wanted)
+                log.info("cni installed mtu=%d changed=%s", wanted.mtu, ",".join(map(str, changed)) or "nothing")
+                written = wanted
             await loop.newer(version, None)
 
-    def _write_cni(self, size: int) -> list[Path]:
+    async def _see_pod_cidr(self, node: Node | None) -> None:
+        """Where addresses come from the podCIDR it must not change."""
+        config = self._config
+        if node is None or (config.network != kubenet.KUBENET and config.ipam != kubenet.HOST_LOCAL):
+            return
+        news = self._pod_cidr.see(node)
+        if not self._pod_cidr.refused:
+            self.health.good("podCIDR")
+            return
+        self.health.not_ready("podCIDR", self._pod_cidr.refused)
+        if news:
+            log.error("node=%s %s", node.name, news)
+            about = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "uid": node.metadata.uid}}
+            await record(self._api, about, "Warning", "PodCIDRChangeRefused", news, "podwire-agent", host=node.name)
+
+    def _from_blocks(self, handle: str) -> bool:
+        """Whether a record's addresses are from blocks."""
+        return self._config.ipam != kubenet.HOST_LOCAL and not handle.startswith("host-local ")
+
+    def _write_cni(self, entry: Entry) -> list[Path]:
         config = self._config
         places = Places(config.conf_dir, config.bin_dir, config.socket, config.spool)
-        return install.install(self._shim(), size, places)
+        return install.install(self._shim(), entry.mtu, places, entry=entry)
 
     def _shim(self) -> Path:
         """The shim that was built beforehand, else one made here. Raises ShimError."""

@@ -21,7 +21,7 @@ from podwire.http.loop import run as run_loop
 from podwire.ipam.crds import crds
 from podwire.kube.api import Api, ApiError
 from podwire.lab.places import CLUSTER, PKI
-from podwire.lab.topology import HOST_LOCAL, KUBENET, LabPlan
+from podwire.lab.topology import KUBENET, LabPlan
 from podwire.lab.underlay import API_PORT
 from podwire.model import installation
 from podwire.model.gvr import CRDS, ENDPOINTS, ENDPOINTSLICES, GVR
@@ -58,7 +58,7 @@ async def _serve(plan: LabPlan, sockets: Sequence[socket.socket]) -> None:
         service_subnet=plan.service_subnet,
         ca_pem=authority,
         overlay=plan.network != KUBENET,
-        pool_disabled=plan.ipam == HOST_LOCAL,
+        pool_disabled=plan.network == KUBENET,
     )
     await _until_stopped(api, controllers)
 
