@@ -36,6 +36,6 @@ def test_addresses_are_files_of_the_node(kubectl: Kubectl) -> None:
     cidr = str(kubectl.object("node", "hl-worker")["spec"]["podCIDR"])
     assert address.rpartition(".")[0] == cidr.rpartition(".")[0]
     folder = "/var/lib/cni/networks/k8s-pod-network"
-    assert on_node(kubectl, "hl-worker", f"cat {folder}/{address}").endswith("\r\neth0")
+    assert on_node(kubectl, "hl-worker", f"cat {folder}/{address}").splitlines()[-1] == "eth0"
     kubectl.run("delete", "pod", "one", "--wait=true")
     eventually(lambda: address not in on_node(kubectl, "hl-worker", f"ls {folder}").split())
