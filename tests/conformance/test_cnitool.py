@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,109 @@ def test_reference_wiring_with_our_addresses(site: Site, main: str, version: str
     if version != "0.3.1":
         net.must("check", space)
     gone(net, space)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ours_behind_the_reference_bridge(site: Site, version: str) -> None:
+    """Somebody else wires; our portmap, our bandwidth, and Podwire itself for policy only."""
+    number = VERSIONS.index(version)
+    networks = site.folder / f"networks{number}"
+    chain = [
+        {
+            "type": "bridge",
+            "bridge": f"chain{number}",
+            "isDefaultGateway": True,
+            "ipam": {"type": "host-local", "subnet": f"10.77.{number}.0/24", "dataDir": str(networks)},
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+        {"type": "podwire"},
+    ]
+    net, space = network(site, f"chain-{version}", *chain, version=version), site.space()
+    port = 21_000 + number
+    limits = {"ingressRate": 10**8, "ingressBurst": 10**7, "egressRate": 10**8, "egressBurst": 10**7}
+    asked = {"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}], "bandwidth": limits}
+    ports = {"CAP_ARGS": json.dumps(asked)}
+    result = net.add(space, **ports)
+    assert result["cniVersion"] == version
+    assert address(result).startswith(f"10.77.{number}.")
+    assert (networks / net.name / address(result)).exists()
+    veth = next(i["name"] for i in result["interfaces"] if i["name"].startswith("veth"))
+    assert "qdisc tbf" in site.machine.run("tc", "qdisc", "show", "dev", veth)
+    reaches_node(space, site)
+    other, client = network(site, "client", OURS), site.space()
+    seen = address(other.add(client))
+    assert talk(client, space, 80, address=site.node.address, to_port=port) in (seen, f"10.77.{number}.1")
+    if version != "0.3.1":
+        net.must("check", space, **ports)
+    gone(other, client)
+    net.must("del", space, **ports)
+    assert "eth0" not in space.run("ip", "link")
+    assert not (networks / net.name / address(result)).exists()
+    gone(net, space)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_loopback(site: Site, version: str) -> None:
+    net, space = network(site, f"lo-{version}", {"type": "loopback"}, version=version), site.space()
+    result = net.add(space, CNI_IFNAME="lo")
+    assert result["interfaces"][0]["name"] == "lo"
+    assert "127.0.0.1/8" in space.run("ip", "address", "show", "lo")
+    if version != "0.3.1":
+        net.must("check", space, CNI_IFNAME="lo")
+    net.must("del", space, CNI_IFNAME="lo")
+
+
+def test_host_ports_and_limits_of_the_agent_itself(site: Site) -> None:
+    """One plugin, no chain: what containerd sends by the capabilities of our conflist."""
+    net, space = Network(site, NETWORK, site.node.conflist.parent, str(site.plugins)), site.space()
+    limits = {"ingressRate": 10**8, "ingressBurst": 10**7, "egressRate": 10**8, "egressBurst": 10**7}
+    asked = {"portMappings": [{"hostPort": 22_000, "containerPort": 80, "protocol": "tcp"}], "bandwidth": limits}
+    ports = {"CAP_ARGS": json.dumps(asked)}
+    result = net.add(space, **ports)
+    other, client = network(site, "client", OURS), site.space()
+    seen = address(other.add(client))
+    assert talk(client, space, 80, address=site.node.address, to_port=22_000) == seen
+    assert "qdisc tbf" in site.machine.run("tc", "qdisc", "show", "dev", result["interfaces"][0]["name"])
+    net.must("check", space, **ports)
+    net.must("del", space, **ports)
+    gone(other, client)
+    with client.socket() as late, pytest.raises(OSError):
+        late.connect((site.node.address, 22_000))
+    gone(net, space)
+
+
+def test_status_and_gc(site: Site) -> None:
+    """cnitool gc knows of no valid attachment: libcni ends every one in its cache, then asks the plugins."""
+    net, space = network(site, "collected", OURS, version="1.1.0"), site.space()
+    net.must("status", space)
+    net.add(space)
+    net.must("gc", space)
+    assert "eth0" not in space.run("ip", "link")
+    gone(net, space)
+
+
+def test_gc_by_a_list(site: Site) -> None:
+    """As a runtime that lost its cache would: what is valid stays, the rest goes, other networks are not touched."""
+    net, other = network(site, "listed", OURS, version="1.1.0"), network(site, "unlisted", OURS, version="1.1.0")
+    kept, lost, foreign = site.space(), site.space(), site.space()
+    for name, space in (("listed", kept), ("listed", lost), ("unlisted", foreign)):
+        (net if name == "listed" else other).add(space)
+    config = {"cniVersion": "1.1.0", "name": "listed", **OURS}
+    container = next(handle.split(".", 1)[1] for handle in site.handles() if handle.startswith("listed."))
+    config["cni.dev/valid-attachments"] = [{"containerID": container, "ifname": "eth0"}]
+    done = subprocess.run(
+        [site.plugins / "podwire"],
+        env={"CNI_COMMAND": "GC", "CNI_PATH": str(site.plugins)},
+        input=json.dumps(config).encode(),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+    site.until("one is left", lambda: sum(handle.startswith("listed.") for handle in site.handles()) == 1)
+    assert "eth0" in foreign.run("ip", "link")
+    assert sorted("eth0" in space.run("ip", "link") for space in (kept, lost)) == [False, True]
+    for space in (kept, lost):
+        net.must("del", space)
+    gone(other, foreign)
+    gone(net, kept)

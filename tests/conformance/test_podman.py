@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from podwire.cni.listing import NETWORK
+from podwire.kernel.nft import program
 from tests.conformance.conftest import CACHE, Site
 
 CONTAINERS = """\
@@ -71,3 +72,10 @@ def test_run_and_remove(site: Site, podman: Podman) -> None:
     podman.remove("one")
     assert address not in site.machine.run("ip", "route")
     site.until("address given back", lambda: not any(h.startswith(NETWORK) for h in site.handles()))
+
+
+def test_published_port(site: Site, podman: Podman) -> None:
+    podman.run("two", f"--network={NETWORK}", "--publish=24000:80")
+    assert "24000" in site.node.space.run(program(), "list", "ruleset")
+    podman.remove("two")
+    assert "24000" not in site.node.space.run(program(), "list", "ruleset")
