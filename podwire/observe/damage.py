@@ -10,10 +10,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from podwire.ipam.blocks import Block
+import msgspec
+
+from podwire.ipam.blocks import Attribute, Block
+from podwire.ipam.findings import fault
 from podwire.model.address import AddressError, Cidr, parse_ip
 from podwire.model.api import Object
 from podwire.model.block import BlockAffinity
+from podwire.model.pod import Pod
 from podwire.model.seen import NodeSeen
 from podwire.model.workload import is_endpoint, pod_addresses
 from podwire.observe.addresses import Holding, holdings
@@ -157,34 +161,27 @@ def is_tunnel(one: Holding) -> bool:
 def _why_leaked(
     one: Holding, nodes: Mapping[str, str], pods: Mapping[str, Object], seen: Mapping[str, NodeSeen]
 ) -> str:
-    """Why nobody can be using it, '' when somebody may."""
+    """Why nobody can be using it, '' when somebody may. The rules for pods are those by which the agent collects."""
     if one.released:
         return ""
-    if is_tunnel(one):
+    if is_tunnel(one) and one.node in nodes:
         return _tunnel_leaked(one, nodes)
-    if one.ahead:
-        return "" if one.node in nodes or not one.node else f"claimed ahead by node {one.node}, which is gone"
-    if not one.pod:
-        if one.type or not one.node:
-            return ""  # a load balancer's, or of an origin that we do not know
+    if not one.pod and not one.type and one.node:  # of an origin that we do not know
         if one.node not in nodes:
-            return f"held on node {one.node}, which is gone"
-        return f"no attachment on node {one.node} has it" if one.node in seen else ""
+            return f"it is held on node {one.node}, which does not exist"
+        return f"no attachment on node {one.node} has it" if one.node in seen and not one.ahead else ""
     pod = pods.get(one.holder)
-    if pod is None:
-        return f"its Pod {one.holder} is gone"
-    told = [_canonical(text) for text in pod_addresses(pod)]
-    if one.address in told or _FURTHER.search(one.handle):
-        return ""
-    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-        return f"its Pod {one.holder} has ended"
-    rivals = [text for text in told if (":" in text) == (":" in one.address)]
-    return f"its Pod {one.holder} has {rivals[0]} instead" if rivals else ""
+    if pod is not None and _FURTHER.search(one.handle):
+        return ""  # of a further interface, which the Pod's status does not tell
+    facts = {"node": one.node, "pod": one.pod, "namespace": one.namespace, "type": one.type}
+    try:
+        record = None if pod is None else msgspec.convert(pod, Pod)
+    except msgspec.ValidationError:
+        return ""  # it exists, that is all we know
+    return fault(Attribute.of(one.handle, facts), one.address, record, one.node in nodes)
 
 
 def _tunnel_leaked(one: Holding, nodes: Mapping[str, str]) -> str:
-    if one.node and one.node not in nodes:
-        return f"tunnel address of node {one.node}, which is gone"
     used = nodes.get(one.node, "")
     mine = one.type == "vxlanTunnelAddress" or one.handle.startswith(_TUNNELS[0])
     return f"node {one.node} uses {used} for its tunnel instead" if mine and used and used != one.address else ""

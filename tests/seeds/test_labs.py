@@ -12,7 +12,7 @@ from podwire.lab.labfile import parse
 from podwire.lab.walk import walk
 
 ROOT = Path(__file__).parents[2]
-LABS = sorted((ROOT / "docs" / "labs").glob("*.md"))
+LABS = [*sorted((ROOT / "docs" / "labs").glob("*.md")), ROOT / "docs" / "ipam-cli.md"]
 
 
 @pytest.mark.timeout(600)
