@@ -1,0 +1,270 @@
+"""Several nodes on one API with conflicts, crashes and lost calls, against the simplest model: who was told what.
+
+Never: an address told to two, or told and not on the API. After recovery and a sweep: nothing held that is not told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from podwire.ipam.claims import Allocator, IpamError, NoAddresses
+from podwire.ipam.crds import default_pool
+from podwire.ipam.wish import Wish
+from podwire.kube.fake import FakeApi
+from podwire.model.api import ApiError
+from podwire.model.gvr import IPPOOLS
+from tests.unit.ipam.faulty import FaultyApi, handle_counts, stored
+
+NODES = [f"n{number}" for number in range(8)]
+POD = {"namespace": "d", "pod": "p"}
+
+
+class Cluster(RuleBasedStateMachine):
+    """Eight nodes; each wish, release and crash is one step, with background writes running on between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.api = FaultyApi()
+        self.api.dice = random.Random(1)
+        self.told: dict[str, dict[str, str]] = {node: {} for node in NODES}  # node → handle → address
+        self.nodes: dict[str, Allocator] = {}
+        self.numbers = itertools.count()
+        self.do(FakeApi.create(self.api, IPPOOLS, default_pool("10.244.0.0/25", block_size=28)))
+        for node in NODES:
+            self.do(self.start(node))
+
+    def teardown(self) -> None:
+        self.api.chance = 0.0
+        for node in NODES:
+            self.do(self.crash_and_recover(node))
+        told = {address: handle for mine in self.told.values() for handle, address in mine.items()}
+        held = {a: h for a, h in stored(self.api).items() if not h.startswith("podwire-ahead-")}
+        assert held == told
+        for node in NODES:
+            self.do(self.nodes[node].tend())
+        counts = handle_counts(self.api)
+        assert all(counts.get(handle) == 1 for handle in told.values())
+        self.do(self.stop())
+        self.loop.close()
+
+    def do(self, call: Any) -> Any:
+        return self.loop.run_until_complete(call)
+
+    async def stop(self) -> None:
+        for allocator in self.nodes.values():
+            await allocator.close()
+
+    async def start(self, node: str) -> None:
+        self.nodes[node] = allocator = Allocator(self.api, node)
+        while True:
+            try:
+                await allocator.adopt({handle: (address,) for handle, address in self.told[node].items()})
+                await allocator.release_all_but(set(self.told[node]))
+                return
+            except (ApiError, IpamError):
+                await asyncio.sleep(0)
+
+    async def crash_and_recover(self, node: str) -> None:
+        await self.nodes[node].close()
+        await self.start(node)
+
+    @rule(node=st.sampled_from(NODES), count=st.integers(1, 6), seed=st.integers(0, 999))
+    def assign(self, node: str, count: int, seed: int) -> None:
+        self.api.dice = random.Random(seed)
+        handles = [f"{node}.{next(self.numbers)}" for _ in range(count)]
+        self.do(self._assign(dict.fromkeys(handles, node)))
+
+    @rule(seed=st.integers(0, 999), count=st.integers(1, 2))
+    def everybody_assigns(self, seed: int, count: int) -> None:
+        self.api.dice = random.Random(seed)
+        self.do(self._assign({f"{node}.{next(self.numbers)}": node for node in NODES for _ in range(count)}))
+
+    async def _assign(self, handles: dict[str, str]) -> None:
+        calls = [self.nodes[node].assign(Wish(handle, POD)) for handle, node in handles.items()]
+        for (handle, node), outcome in zip(handles.items(), await _outcomes(calls), strict=True):
+            if outcome is not None:
+                (self.told[node][handle],) = outcome
+
+    @rule(node=st.sampled_from(NODES), seed=st.integers(0, 999), share=st.floats(0.1, 1.0))
+    def release(self, node: str, seed: int, share: float) -> None:
+        dice = self.api.dice = random.Random(seed)
+        gone = [handle for handle in self.told[node] if dice.random() < share]
+        for handle in gone:
+            del self.told[node][handle]
+        self.do(self._release(node, gone))
+
+    async def _release(self, node: str, handles: list[str]) -> None:
+        left = handles
+        while left:
+            outcomes = await _outcomes([self.nodes[node].release(handle) for handle in left])
+            left = [handle for handle, outcome in zip(left, outcomes, strict=True) if outcome is None]
+
+    @rule(node=st.sampled_from(NODES), seed=st.integers(0, 999), steps=st.integers(0, 40))
+    def crash(self, node: str, seed: int, steps: int) -> None:
+        """At any await point of a burst; whoever was told before keeps the address."""
+        self.api.dice = random.Random(seed)
+        self.do(self._crash(node, steps))
+
+    async def _crash(self, node: str, steps: int) -> None:
+        handles = [f"{node}.{next(self.numbers)}" for _ in range(4)]
+        tasks = [asyncio.ensure_future(self.nodes[node].assign(Wish(handle, POD))) for handle in handles]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for handle, task in zip(handles, tasks, strict=True):
+            if task.done() and task.exception() is None:
+                (self.told[node][handle],) = task.result()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.crash_and_recover(node)
+
+    @rule(chance=st.sampled_from([0.0, 0.05, 0.2]))
+    def weather(self, chance: float) -> None:
+        self.api.chance = chance
+
+    @rule(node=st.sampled_from(NODES))
+    def tend(self, node: str) -> None:
+        self.do(_outcomes([self.nodes[node].tend()]))
+
+    @invariant()
+    def nobody_shares_and_the_api_knows(self) -> None:
+        if not hasattr(self, "nodes"):
+            return
+        told = [(address, handle, node) for node, mine in self.told.items() for handle, address in mine.items()]
+        assert len({address for address, _, _ in told}) == len(told), "an address was told to two"
+        held = stored(self.api)
+        for address, handle, node in told:
+            assert held.get(address) in (handle, f"podwire-ahead-{node}"), f"{address} of {handle}"
+
+
+async def _outcomes(calls: list[Any]) -> list[Any]:
+    """None for those that the API failed, or for which there is no address."""
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    for outcome in found:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, ApiError | IpamError):
+            raise outcome
+    return [None if isinstance(outcome, BaseException) else outcome for outcome in found]
+
+
+TestCluster = Cluster.TestCase
+TestCluster.settings = settings(
+    max_examples=25,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+
+
+# -- every order of two nodes' calls ------------------------------------------------------------------------------
+
+
+class StepApi(FakeApi):
+    """Each call waits until the test lets its node go one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[str, asyncio.Future[None]] = {}
+
+    def of(self, node: str) -> Any:
+        api = self
+
+        class Mine:
+            def __getattr__(self, name: str) -> Any:
+                async def call(*args: Any, **kwargs: Any) -> Any:
+                    gate = asyncio.get_running_loop().create_future()
+                    while node in api.waiting:
+                        await asyncio.sleep(0)
+                    api.waiting[node] = gate
+                    await gate
+                    return await getattr(api, name)(*args, **kwargs)
+
+                return call
+
+        return Mine()
+
+
+async def _ordered(order: Iterator[int]) -> tuple[dict[str, str], dict[str, str]]:
+    """Two nodes want two addresses each of a pool of two blocks of two; `order` says who goes next."""
+    api = StepApi()
+    await api.create(IPPOOLS, default_pool("10.244.0.0/30", block_size=31))
+    told: dict[str, str] = {}
+
+    async def life(node: str) -> None:
+        allocator = Allocator(api.of(node), node)
+        for number in range(2):
+            handle = f"{node}.{number}"
+            (told[handle],) = await allocator.assign(Wish(handle, POD))
+
+    lives = [asyncio.ensure_future(life(node)) for node in "ab"]
+    while not all(task.done() for task in lives):
+        ready = sorted(api.waiting)
+        if ready:
+            api.waiting.pop(ready[next(order, 0) % len(ready)]).set_result(None)
+        for _ in range(6):
+            await asyncio.sleep(0)
+    await asyncio.gather(*lives)
+    return told, stored(api)
+
+
+@pytest.mark.parametrize("bits", range(0, 1 << 9, 8))
+async def test_every_order_of_the_first_steps(bits: int) -> None:
+    for low in range(8):
+        order = [(bits | low) >> at & 1 for at in range(9)] * 3
+        told, held = await _ordered(iter(order))
+        assert len(told) == 4 == len(set(told.values()))
+        assert held == {address: handle for handle, address in told.items()}
+
+
+# -- storm and scale ----------------------------------------------------------------------------------------------
+
+
+async def test_ten_thousand_assignments_in_a_storm() -> None:
+    """Eight nodes in a pool that is nearly too small for them; no two are ever told the same address."""
+    api = FakeApi()
+    await api.create(IPPOOLS, default_pool("10.244.0.0/23", block_size=28))
+    live: dict[str, str] = {}
+    done = 0
+
+    async def life(node: str) -> None:
+        nonlocal done
+        allocator = Allocator(api, node)
+        await allocator.adopt({})
+        for wave in range(25):
+            handles = [f"{node}.{wave}.{n}" for n in range(50)]
+
+            async def one(handle: str) -> None:
+                nonlocal done
+                (address,) = await _patiently(lambda: allocator.assign(Wish(handle, POD)))
+                assert address not in live, f"{address} is {live[address]}'s"
+                live[address] = handle
+                done += 1
+
+            await asyncio.gather(*(one(handle) for handle in handles))
+            mine = [address for address, handle in live.items() if handle.startswith(f"{node}.")]
+            for address in mine:
+                del live[address]
+            await asyncio.gather(*(allocator.release(handle) for handle in handles))
+        await allocator.settled()
+        await allocator.close()
+
+    await asyncio.gather(*(life(node) for node in NODES))
+    assert done == 10_000
+    assert not [handle for handle in stored(api).values() if not handle.startswith("podwire-ahead-")]
+
+
+async def _patiently(call: Callable[[], Any]) -> Any:
+    while True:
+        try:
+            return await call()
+        except NoAddresses:
+            await asyncio.sleep(0)
