@@ -40,13 +40,21 @@ class OwnedElements:
         """Make the table hold exactly this; silent when it does. Raises KernelError."""
         with self._guard:
             self._owned = dict(wanted)
-            rows = self._rows()
-            delta: Delta[str, NftBody] = Delta()
-            # rows of the table are equal when the structure is: elements are compared one by one
-            delta.want({self._key: NftBody(NftBody.of(self._body(())).digest, self._body(rows))})
-            for error in reconcile(delta, self._table):
-                raise error
-            self._align(rows)
+            self._enforce()
+
+    def repair(self) -> None:
+        """The same with what was put since: somebody may have changed the table. Raises KernelError."""
+        with self._guard:
+            self._enforce()
+
+    def _enforce(self) -> None:
+        rows = self._rows()
+        delta: Delta[str, NftBody] = Delta()
+        # rows of the table are equal when the structure is: elements are compared one by one
+        delta.want({self._key: NftBody(NftBody.of(self._body(())).digest, self._body(rows))})
+        for error in reconcile(delta, self._table):
+            raise error
+        self._align(rows)
 
     def put(self, owner: str, rows: frozenset[Row]) -> None:
         """The owner's rows are now these. Raises KernelError; then nothing has changed."""

@@ -34,15 +34,24 @@ class Extras:
         known = list(records)
         ready = [record for record in known if record.state == READY]
         self._hostports.restore({owner(record): _ports(record) for record in ready if record.ports})
-        limited = {record.host_name: record.limits for record in ready if record.limits is not None}
+        limited = {record.host_name for record in ready if record.limits is not None}
         for record in known:
             if record.limits is not None and record.host_name not in limited:
                 self.forget(record.host_name)
-        for host_name, limits in limited.items():
+        self._limit(ready)
+
+    def repair(self, records: Iterable[Attachment]) -> None:
+        """While the agent runs: what somebody else took away comes back. `records` are those of attachments in use."""
+        self._hostports.repair()
+        self._limit(records)
+
+    def _limit(self, records: Iterable[Attachment]) -> None:
+        for record in records:
             try:
-                bandwidth.apply(self._sockets.route(), host_name, limits)
+                if record.limits is not None:
+                    bandwidth.apply(self._sockets.route(), record.host_name, record.limits)
             except KernelError as error:
-                log.error("bandwidth not restored interface=%s error=%s", host_name, error)
+                log.error("bandwidth not restored interface=%s error=%s", record.host_name, error)
 
     def attach(self, record: Attachment) -> None:
         """Raises CniError too: 101 for a host port that another attachment has. May then have done a part: `detach`."""

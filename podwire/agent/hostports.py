@@ -93,6 +93,10 @@ class HostPorts:
             self._labels.pop(owner, None)
         self._forget_targets(forwards)
 
+    def repair(self) -> None:
+        """Somebody else may have changed the table."""
+        self._elements.repair()
+
     def ready(self) -> None:
         """Raises KernelError when the table is not there."""
         self._sockets.elements().read(SetName("inet", "podwire-ports", "any4"))

@@ -123,7 +123,7 @@ class Agent:
         def doubt() -> None:
             running.call_soon_threadsafe(loop.doubt)
 
-        repair = Repair(self._records, self._sockets, self._admission, doubt, names.tunnel)
+        repair = Repair(self._records, self._sockets, self._admission, self._extras, doubt, names.tunnel)
         repair.start()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -18,6 +18,7 @@ from socket import AF_INET, AF_INET6
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import READY, ROUTED, Attachment, Attachments
+from podwire.agent.extras import Extras
 from podwire.agent.wiring import Sockets
 from podwire.kernel import links, monitor, routes
 from podwire.kernel.links import RTM_DELLINK, Link
@@ -34,11 +35,18 @@ class Repair:
     """A thread. `doubt` makes the rest of the agent compare what it keeps; `tunnel` is the name of its device."""
 
     def __init__(
-        self, records: Attachments, sockets: Sockets, admission: Admission, doubt: Callable[[], None], tunnel: str
+        self,
+        records: Attachments,
+        sockets: Sockets,
+        admission: Admission,
+        extras: Extras,
+        doubt: Callable[[], None],
+        tunnel: str,
     ) -> None:
         self._records = records
         self._sockets = sockets
         self._admission = admission
+        self._extras = extras
         self._doubt = doubt
         self._tunnel = tunnel
         self._stop = os.pipe()
@@ -76,6 +84,7 @@ class Repair:
         self._doubt()
         try:
             self._admission.repair()
+            self._extras.repair(self._records.all(READY))
             self.pods()
         except (KernelError, OSError) as error:
             log.error("repair failed error=%s", error)

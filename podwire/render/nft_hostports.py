@@ -4,7 +4,8 @@ A connection to an address of the node is sent to the pod whose element matches:
 (protocol, port) for all addresses. The client's address is kept but where the answer would not come back through the
 node: the node speaking from 127.0.0.1, a client that is reached by the same interface as the pod (the pod itself, for
 one: `near` holds the pair), and pods whose owner wants it (`masked`). Packets to 127.0.0.0/8 that come from outside are
-dropped, as the kernel itself does where `route_localnet` does not stop it.
+dropped, as the kernel itself does where `route_localnet` does not stop it. Nothing leads from ::1 to a pod: IPv6 has no
+such setting.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ _RULES = """\
 	}
 	chain output {
 		type nat hook output priority -100; policy accept;
+		ip6 daddr ::1 return
 		fib daddr type local jump ports
 	}
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
 		ct status & dnat == 0 return
 		oifname != "lo" ip saddr 127.0.0.0/8 masquerade
-		oifname != "lo" ip6 saddr ::1 masquerade
 		iifname . ip daddr @near4 masquerade
 		iifname . ip6 daddr @near6 masquerade
 		meta l4proto { tcp, udp, sctp } ip daddr . meta l4proto . th dport @masked4 masquerade

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from podwire.agent.hostports import HostPorts, Ports
+from podwire.agent.wiring import Sockets
+from podwire.cni.capabilities import PortMapping
+from podwire.kernel import netns
+from podwire.kernel.tables import Nft
+
 PORT, INNER = 8080, 80
+NODE, CLIENT, POD = "fd00:1::1", "fd00:1::2", "fd00:2::5"
 
 
 def mapping(**changes: Any) -> dict[str, Any]:
@@ -180,3 +188,57 @@ def test_portmap_refuses(world: Any) -> None:
         assert (failed, error["code"]) == (1, code), error
         assert text in error["msg"]
     assert list((node.folder / "state").rglob("*portmap*")) == []
+
+
+class Space:
+    """What `ask` calls a pod."""
+
+    def __init__(self, space: Any) -> None:
+        self.space = space
+
+
+@pytest.fixture
+def spaces(tools: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """A node with a client on one side and a pod on the other."""
+    node, client, pod = (tools.Namespace() for _ in range(3))
+    try:
+        for far, name, near, address, gateway in (
+            (client, "eth0", "fd00:1::1/64", f"{CLIENT}/64", NODE),
+            (pod, "cali1", "fd00:2::1/64", f"{POD}/64", "fd00:2::1"),
+        ):
+            with node.links() as links, far.links() as outer:
+                index = links.add_veth(name, "eth0", peer_netns=far.fd)
+                links.set_link(index, up=True)
+                outer.set_link(outer.link_index("eth0") or 0, up=True)
+                outer.set_link(1, up=True)
+            node.run("ip", "address", "add", near, "dev", name, "nodad")
+            far.run("ip", "address", "add", address, "dev", "eth0", "nodad")
+            far.run("ip", "route", "add", "default", "via", gateway)
+        node.run("ip", "link", "set", "lo", "up")
+        with netns.inside(node.fd):
+            netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
+        yield node, client, pod
+    finally:
+        for space in (node, client, pod):
+            space.close()
+
+
+def test_six(spaces: tuple[Any, Any, Any], tools: Any) -> None:
+    """One table serves both families."""
+    node, client, pod = spaces
+    ports = Ports((PortMapping(8080, 80), PortMapping(8081, 81, "tcp", NODE)), (POD,))
+
+    def give() -> None:
+        found = HostPorts(Nft(), Sockets())
+        found.restore({})
+        found.claim("c/eth0", ports)
+        assert found.faults("c/eth0", ports) == []
+
+    tools.netns.run_inside(node.fd, give)
+    web = Space(pod)
+    assert ask(client, NODE, web) == CLIENT
+    assert ask(client, NODE, web, port=8081, inner=81) == CLIENT
+    assert ask(client, "fd00:2::1", web, port=8081, inner=81) == ""
+    assert ask(node, NODE, web) != ""
+    assert ask(node, "::1", web) == ""
+    assert ask(pod, NODE, web) not in ("", POD)

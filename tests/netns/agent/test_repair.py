@@ -19,6 +19,7 @@ from podwire.kernel.links import RTM_DELLINK, RouteSocket
         ["ip", "link", "del", "vxlan.calico"],
         ["{nft}", "delete", "table", "inet", "podwire"],
         ["{nft}", "delete", "table", "ip", "podwire"],
+        ["{nft}", "delete", "table", "inet", "podwire-ports"],
     ],
     ids=lambda words: " ".join(words[:3]),
 )
