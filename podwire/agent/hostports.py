@@ -1,23 +1,22 @@
 """Host ports: who has which port of this node, in memory and as elements of `inet podwire-ports`.
 
 UDP clients that talk without a pause would keep their old way for ever: what connection tracking knows of a port is
-forgotten when a pod gets it, and when it loses it.
+forgotten soon after a pod gets it, and after it loses it.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from podwire.agent.elements import OwnedElements
+from podwire.agent.forget import Forgetter
 from podwire.agent.wiring import Sockets
 from podwire.cni import spec
 from podwire.cni.capabilities import PortMapping
 from podwire.cni.spec import CniError
-from podwire.kernel.conntrack import ConntrackSocket, Flow, forget_udp
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.nfelements import SetName
 from podwire.kernel.tables import NftProgram
@@ -54,6 +53,7 @@ class HostPorts:
         )
         self._forwards: dict[str, tuple[Forward, ...]] = {}
         self._labels: dict[str, str] = {}
+        self._forgetter = Forgetter()
         self._guard = threading.Lock()
 
     def restore(self, wanted: Mapping[str, Ports]) -> None:
@@ -71,6 +71,8 @@ class HostPorts:
                 self._labels[owner] = ports.label
                 rows[owner] = nft_hostports.rows(found, self._near(ports), masked=ports.masked)
             self._elements.restore(rows)
+            known = [forward for forwards in self._forwards.values() for forward in forwards]
+        self._forgetter.claimed(known)
 
     def claim(self, owner: str, ports: Ports) -> None:
         """Idempotent. Raises CniError: 101 when a port is another owner's, 7 when a host address cannot lead to the
@@ -83,7 +85,7 @@ class HostPorts:
             if forwards:
                 self._forwards[owner] = forwards
                 self._labels[owner] = ports.label
-        self._forget_strays([forward for forward in forwards if forward not in former])
+        self._forgetter.claimed(forward for forward in forwards if forward not in former)
 
     def release(self, owner: str) -> None:
         """Absent is fine."""
@@ -91,7 +93,7 @@ class HostPorts:
             self._elements.drop(owner)
             forwards = self._forwards.pop(owner, ())
             self._labels.pop(owner, None)
-        self._forget_targets(forwards)
+        self._forgetter.released(forwards)
 
     def repair(self) -> None:
         """Somebody else may have changed the table."""
@@ -136,21 +138,6 @@ class HostPorts:
                 pairs.append((name, address))
         return pairs
 
-    def _forget_strays(self, forwards: Iterable[Forward]) -> None:
-        """UDP that went to the node's own port before, and not to the pod."""
-        udp = [forward for forward in forwards if forward.protocol == "udp"]
-        if not udp:
-            return
-        local = {address.cidr.partition("/")[0] for address in self._sockets.route().addresses()}
-        for forward in udp:
-            _forget(forward, lambda flow, to: flow.target in local and flow.answerer != to)
-
-    def _forget_targets(self, forwards: Iterable[Forward]) -> None:
-        """UDP that still goes to the pod."""
-        for forward in forwards:
-            if forward.protocol == "udp":
-                _forget(forward, lambda flow, to: flow.answerer == to)
-
 
 def targets(addresses: Sequence[str]) -> list[str]:
     """The first address of each family."""
@@ -174,11 +161,3 @@ def planned(ports: Ports) -> tuple[Forward, ...]:
         for to in fitting:
             found[Forward(mapping.protocol, mapping.host_ip, mapping.host_port, to, mapping.container_port)] = None
     return tuple(found)
-
-
-def _forget(forward: Forward, stale: Callable[[Flow, str], bool]) -> None:
-    family = socket.AF_INET6 if ":" in forward.target else socket.AF_INET
-    with ConntrackSocket() as wire:
-        count = forget_udp(wire, family, forward.host_port, lambda flow: stale(flow, forward.target))
-    if count:
-        log.info("stale udp connections forgotten port=%d count=%d", forward.host_port, count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from podwire.kernel.netlink import (
@@ -34,7 +34,7 @@ _IP = {1: socket.AF_INET, 2: socket.AF_INET, 3: socket.AF_INET6, 4: socket.AF_IN
 _SOURCES, _TARGETS = (1, 3), (2, 4)
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _FILTER_ORIG_FLAGS = 1
-_BY_PROTO_AND_PORT = 1 << 3 | 1 << 5
+_BY_PROTO, _BY_TARGET_PORT = 1 << 3, 1 << 5
 _NFGENMSG = struct.Struct(">BBH")
 
 
@@ -54,21 +54,20 @@ class ConntrackSocket(NetlinkSocket):
     def __init__(self) -> None:
         super().__init__(NETLINK_NETFILTER)
 
-    def udp_flows(self, family: int, port: int) -> list[Flow]:
-        """Entries of UDP whose first packet was sent to `port`. Raises KernelError."""
+    def udp_flows(self, family: int, ports: Collection[int]) -> list[Flow]:
+        """Entries of UDP whose first packet was sent to one of `ports`. Raises KernelError."""
         head = _NFGENMSG.pack(family, 0, 0)
-        want = nested(
-            _TUPLE_ORIG, nested(_TUPLE_PROTO, u8(_PROTO_NUM, socket.IPPROTO_UDP), be16(_PROTO_DST_PORT, port))
-        )
-        narrow = head + want + nested(_FILTER, u32(_FILTER_ORIG_FLAGS, _BY_PROTO_AND_PORT))
-        what = "list connections"
+        what, udp = "list connections", u8(_PROTO_NUM, socket.IPPROTO_UDP)
+        one = be16(_PROTO_DST_PORT, next(iter(ports))) if len(ports) == 1 else b""
+        flags = _BY_PROTO | _BY_TARGET_PORT if one else _BY_PROTO
+        narrow = nested(_TUPLE_ORIG, nested(_TUPLE_PROTO, udp, one)) + nested(_FILTER, u32(_FILTER_ORIG_FLAGS, flags))
         try:
-            bodies = self.dump(Message(what, _GET, 0, narrow))
+            bodies = self.dump(Message(what, _GET, 0, head + narrow))
         except KernelError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
             bodies = self.dump(Message(what, _GET, 0, head))  # before Linux 5.8 there is no filter
-        return [flow for body in bodies for flow in _decode(family, body) if flow.port == port]
+        return [flow for body in bodies for flow in _decode(family, body) if flow.port in ports]
 
     def forget(self, flows: Iterable[Flow]) -> int:
         """Delete entries; those that are gone are fine. How many were deleted. Raises KernelError."""
@@ -83,11 +82,6 @@ class ConntrackSocket(NetlinkSocket):
             if error is not None and error.errno != errno.ENOENT:
                 raise error
         return sum(error is None for error in results)
-
-
-def forget_udp(sock: ConntrackSocket, family: int, port: int, stale: Callable[[Flow], bool]) -> int:
-    """Delete the UDP entries to `port` that `stale` recognises. Raises KernelError."""
-    return sock.forget(flow for flow in sock.udp_flows(family, port) if stale(flow))
 
 
 def _decode(family: int, body: bytes) -> Iterator[Flow]:
