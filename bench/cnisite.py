@@ -18,11 +18,14 @@ from typing import Any
 from podwire.cni import build
 from podwire.kernel import netns
 from podwire.lab import syscalls
-from podwire.model.gvr import IPPOOLS
+from podwire.model import gvr
 from tests.netns.agent.conftest import ApiServer, Namespace, Node, make_node, until
 
 CACHE = Path(os.environ.get("PODWIRE_CACHE", "/var/cache/podwire"))
 POOL = {"cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Always", "natOutgoing": True, "nodeSelector": "all()"}
+OURS = ("ours", "python", "ours-ports", "late")
+PODS = 250
+"""As many pods of each of our variants the API has, as it has a kubelet's; names come round again."""
 DEBIAN = CACHE / "conformance/debian"
 
 
@@ -124,7 +127,7 @@ def environment(variant: Variant, command: str, number: int, path: str) -> dict[
         "CNI_IFNAME": "eth0",
         "CNI_NETNS": path,
         "CNI_PATH": variant.path,
-        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={variant.name}{number}",
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={variant.name}{number % PODS}",
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         **variant.environment,
     }
@@ -259,8 +262,12 @@ def _serve(folder: Path, latency: float) -> None:
     """The API's process; does not return."""
     try:
         api = ApiServer(folder / "api.sock")
-        api.do(api.fake.create(IPPOOLS, {"metadata": {"name": "default-ipv4-ippool"}, "spec": POOL}))
+        api.do(api.fake.create(gvr.IPPOOLS, {"metadata": {"name": "default-ipv4-ippool"}, "spec": POOL}))
         make_node(folder, api, folder, 1).close()
+        api.do(api.fake.create(gvr.NAMESPACES, {"metadata": {"name": "default"}}))
+        for name in (f"{variant}{number}" for variant in OURS for number in range(PODS)):
+            pod = {"metadata": {"name": name, "namespace": "default"}, "spec": {"nodeName": "node1", "containers": []}}
+            api.do(api.fake.create(gvr.PODS, pod))
         api.fake.latency = latency
         (folder / "api.ready").touch()
         signal.pause()

@@ -9,6 +9,7 @@ Written without fsync on purpose: what must survive is the agent; with the machi
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -90,6 +91,7 @@ class Attachments:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._records: dict[Key, Attachment] = {}
+        self._hosts: dict[str, dict[Key, None]] = {}  # host end → whose it is or was
         self._guard = threading.Lock()
 
     def load(self) -> None:
@@ -105,27 +107,39 @@ class Attachments:
                 with contextlib.suppress(OSError):
                     path.rename(path.with_suffix(".broken"))
                 continue
-            self._records[record.key] = record
+            self._remember(record)
+
+    def _remember(self, record: Attachment) -> None:
+        former = self._records.get(record.key)
+        if former is not None:
+            self._hosts.get(former.host_name, {}).pop(former.key, None)
+        self._records[record.key] = record
+        if record.host_name:
+            self._hosts.setdefault(record.host_name, {})[record.key] = None
 
     def put(self, record: Attachment) -> None:
         """Raises OSError (a full disk, say); then nothing has changed."""
-        path = self._path(record.key)
-        temporary = path.with_suffix(".new")
+        path = os.fspath(self._path(record.key))
+        temporary = path.removesuffix("json") + "new"
         try:
-            temporary.write_bytes(msgspec.json.encode(record))
-            temporary.replace(path)
+            _write(temporary, msgspec.json.encode(record))
+            os.rename(temporary, path)  # noqa: PTH104 (twice in every ADD)
         except OSError:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)  # noqa: PTH108
             raise
         with self._guard:
-            self._records[record.key] = record
+            self._remember(record)
 
     def remove(self, key: Key) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(key))  # noqa: PTH108 - on the DEL path
         with self._guard:
-            self._records.pop(key, None)
+            record = self._records.pop(key, None)
+            if record is not None and (keys := self._hosts.get(record.host_name)) is not None:
+                keys.pop(key, None)
+                if not keys:
+                    del self._hosts[record.host_name]
 
     def get(self, key: Key) -> Attachment | None:
         with self._guard:
@@ -143,10 +157,20 @@ class Attachments:
 
     def owner(self, host_name: str, states: Iterable[str] = (WIRING, READY)) -> Attachment | None:
         """Whose wiring has the host end of that name now."""
+        with self._guard:
+            mine = [self._records[key] for key in self._hosts.get(host_name, ())]
         wanted = tuple(states)
-        mine = (record for record in self.all(*wanted) if record.host_name == host_name)
-        return next((record for record in mine if not record.key[2]), None)
+        return next((record for record in mine if record.state in wanted and not record.key[2]), None)
 
     def _path(self, key: Key) -> Path:
         # neither part may contain a colon
         return self._directory / (":".join(part for part in key if part) + ".json")
+
+
+def _write(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    finally:
+        os.close(descriptor)

@@ -18,6 +18,7 @@ from podwire.ipam.claims import Allocator, IpamError
 from podwire.kernel.links import RouteSocket
 from podwire.model.api import Api, ApiError
 from podwire.model.gvr import NODES
+from podwire.model.ippool import IPPool
 from podwire.model.node import IPV4_ADDRESS, VXLAN_MAC, VXLAN_TUNNEL, Node, derived_mac
 
 log = logging.getLogger(__name__)
@@ -80,14 +81,21 @@ class Enrolment:
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:
-            seen = self._loop.version
+            seen, before = self._loop.version, self._inputs()
             try:
                 settled = await self._once()
             except (ApiError, IpamError) as error:
                 log.warning("enrolment failed error=%s", error)
                 self._health.not_ready("node", str(error))
                 settled = False
-            await self._loop.newer(seen, None if settled else RETRY_SECONDS)
+            while settled and self._inputs() == before:  # blocks change with every pod, and do not matter here
+                await self._loop.newer(seen, None)
+                seen = self._loop.version
+            if not settled:
+                await self._loop.newer(seen, RETRY_SECONDS)
+
+    def _inputs(self) -> tuple[Node | None, list[IPPool], bool]:
+        return self._loop.nodes.get(self._node), list(self._loop.pools.values()), self._loop.pools_known
 
     async def _once(self) -> bool:
         node = self._loop.nodes.get(self._node)

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +53,9 @@ from podwire.model.node import Node
 from podwire.render.routing import Names
 
 log = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread that computes may keep the others waiting: each of a call's netlink messages asks for its turn."""
 
 
 class AgentApi(PodApi, Api, Protocol):
@@ -105,6 +109,7 @@ class Agent:
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
         self._event_loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_SECONDS)
         await asyncio.to_thread(self._take_over)
         server = await health_page.listen(self.health, self._config.health_port)
         self.health.good("start")
@@ -216,8 +221,6 @@ class Agent:
         await loop.applied.wait()
         while not self.health.ready:
             await loop.newer(loop.version, 0.05)
-        gc.collect()
-        gc.freeze()
         written: Entry | None = None
         while self._config.install_cni:
             version = loop.version
@@ -226,6 +229,9 @@ class Agent:
             if wanted is not None and written != wanted:
                 changed = await asyncio.to_thread(self._write_cni, wanted)
                 log.info("cni installed mtu=%d changed=%s", wanted.mtu, ",".join(map(str, changed)) or "nothing")
+                if written is None:
+                    gc.collect()
+                    gc.freeze()
                 written = wanted
             await loop.newer(version, None)
 

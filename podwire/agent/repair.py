@@ -68,10 +68,12 @@ class Repair:
                 notices = watch.wait(max(0.0, due - time.monotonic()), self._stop[0])
                 if self._ended(0):
                     return
-                if notices and not any(self._ours(kind, body) for kind, body in notices):
-                    continue
-                if notices and self._ended(GATHER_SECONDS):
-                    return
+                if notices:  # let more of them come, to wake up seldom
+                    if self._ended(GATHER_SECONDS):
+                        return
+                    notices += watch.wait(0, self._stop[0])
+                    if not self._ours(notices):
+                        continue
                 self._once()
                 due = time.monotonic() + DOUBT_SECONDS
         finally:
@@ -89,18 +91,25 @@ class Repair:
         except (KernelError, OSError) as error:
             log.error("repair failed error=%s", error)
 
-    def _ours(self, kind: int, body: bytes) -> bool:
-        """Whether this deletion may have been somebody's who does not know of us. (Our own DEL is one, too: the route
-        of a pod that is on record no more.)"""
-        if kind == RTM_DELLINK:
-            return links.decode_link(body).name == self._tunnel
-        if kind == RTM_DELROUTE:
-            route = routes.decode_route(body)
-            host = route.destination.partition("/")[0]
-            return route.protocol == PROTOCOL_PODWIRE or any(host in r.addresses for r in self._records.all(READY))
-        if kind == RTM_DELADDR:
-            return routes.decode_address(body).scope == routes.SCOPE_UNIVERSE  # else a dying link's own
-        return True
+    def _ours(self, notices: list[tuple[int, bytes]]) -> bool:
+        """Whether one of these deletions may have been by somebody who does not know of us. (Our own DEL is one, too:
+        the route of a pod that is on record no more.)"""
+        wired: set[str] | None = None
+        for kind, body in notices:
+            if kind == RTM_DELLINK:
+                found = links.decode_link(body).name == self._tunnel
+            elif kind == RTM_DELROUTE:
+                route = routes.decode_route(body)
+                if wired is None:
+                    wired = {address for record in self._records.all(READY) for address in record.addresses}
+                found = route.protocol == PROTOCOL_PODWIRE or route.destination.partition("/")[0] in wired
+            elif kind == RTM_DELADDR:
+                found = routes.decode_address(body).scope == routes.SCOPE_UNIVERSE  # else a dying link's own
+            else:
+                found = True
+            if found:
+                return True
+        return False
 
     def pods(self) -> None:
         """The host's side of each pod. Raises KernelError."""

@@ -35,6 +35,8 @@ from podwire.kernel.netlink import KernelError
 
 log = logging.getLogger(__name__)
 
+_TRIES = 3
+
 
 class Routed:
     """`boot` gives the identity of this boot and namespace, for the record; `mtu` what pods get now if not told."""
@@ -66,6 +68,7 @@ class Routed:
         self._boot = boot
         self._extras = extras
         self._entropy = entropy
+        self._indexes = wire.Indexes()
 
     # -- ADD ------------------------------------------------------------------------------------------------------
 
@@ -88,7 +91,7 @@ class Routed:
             reached("created")
             complete = replace(planned, addresses=pending.addresses())
             reached("claimed")
-            wire.address_pod(complete, inner, wanted.sysctls)
+            wire.address_pod(complete, inner, index, wanted.sysctls)
             reached("pod")
             wire.address_host(self._sockets.route(), complete, index)
             reached("host")
@@ -134,24 +137,33 @@ class Routed:
         """A retry of the same pod by another sandbox: the former one loses the name, and its addresses with its DEL;
         at once where the new one wants the very same."""
         owner = self._records.owner(name)
-        if owner is not None:
-            log.warning("host interface taken over name=%s from=%s", name, owner.container_id)
-            self._admission.expel(name, owner.addresses)
-            self._extras.detach(owner)
-            self._records.put(msgspec.structs.replace(owner, state=DELETED))
-            self._reaper.add(owner.key)
-        if wire.doom_host(self._sockets.route(), name, owner.addresses if owner else ()):
+        if owner is None:
+            return  # a left-over without a record is found when its name is wanted
+        log.warning("host interface taken over name=%s from=%s", name, owner.container_id)
+        self._admission.expel(name, owner.addresses)
+        self._extras.detach(owner)
+        self._records.put(msgspec.structs.replace(owner, state=DELETED))
+        self._reaper.add(owner.key)
+        if wire.doom_host(self._sockets.route(), name, owner.addresses):
             self._reaper.wake()
-        if owner is not None and not set(wanted.exact).isdisjoint(owner.addresses):
+        if not set(wanted.exact).isdisjoint(owner.addresses):
             self._reaper.finish(owner.key)
 
     def _create(self, planned: Wiring, inner: int) -> int:
-        try:
-            return wire.create(self._sockets.route(), planned, inner)
-        except KernelError as error:
-            if error.errno == errno.EEXIST:
-                raise CniError(spec.INTERNAL, f"interface {planned.pod_name} already exists in the pod") from error
-            raise
+        """The pair's index. Names or the number may be taken, by a left-over or by somebody else."""
+        socket = self._sockets.route()
+        index = self._indexes.take(socket)
+        for _ in range(_TRIES):
+            try:
+                wire.create(socket, planned, inner, index)
+                return index
+            except KernelError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            if wire.doom_host(socket, planned.host_name, ()):
+                self._reaper.wake()
+            index = self._indexes.take(socket, anew=True)
+        raise CniError(spec.INTERNAL, f"interface {planned.pod_name} already exists in the pod")
 
     def _undo(self, record: Attachment, pending: Pending) -> None:
         """Everything back; the claim is let finish, so that its release comes after it."""

@@ -59,24 +59,39 @@ def drop_blackholes(socket: RouteSocket) -> None:
     _tolerate(socket, [routes.delete_route(route) for route in ours], errno.ESRCH)
 
 
-def create(socket: RouteSocket, wiring: Wiring, pod_netns: int) -> int:
-    """The veth pair, host end up and configured, pod end still down; the host end's index. Raises KernelError."""
-    socket.change(
-        links.create_veth(
-            wiring.host_name,
-            wiring.pod_name,
-            peer_netns=pod_netns,
-            mtu=wiring.mtu,
-            mac=plan.HOST_MAC,
-            peer_mac=wiring.pod_mac,
-            up=True,
-        )
+class Indexes:
+    """Interface numbers of our choice: links can be used in the same breath in which they are made. A number serves
+    both ends, and none twice, as an end that waits for its deletion still has it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._next = 0
+
+    def take(self, socket: RouteSocket, *, anew: bool = False) -> int:
+        """The next; `anew`: one of ours was taken by somebody else. Raises KernelError."""
+        with self._guard:
+            if anew or not self._next:
+                self._next = max([self._next, *(link.index for link in socket.links())])
+            self._next += 1
+            return self._next
+
+
+def create(socket: RouteSocket, wiring: Wiring, pod_netns: int, index: int) -> None:
+    """The veth pair, both ends with that index, host end up and configured, pod end still down. Raises KernelError;
+    EEXIST when one of the names or the index is taken."""
+    pair = links.create_veth(
+        wiring.host_name,
+        wiring.pod_name,
+        peer_netns=pod_netns,
+        mtu=wiring.mtu,
+        mac=plan.HOST_MAC,
+        peer_mac=wiring.pod_mac,
+        index=index,
+        peer_index=index,
+        up=True,
     )
-    index = socket.link_index(wiring.host_name)
-    if index is None:
-        raise KernelError(f"find link {wiring.host_name}", errno.ENODEV)
-    socket.batch([links.configure_ipv4(index, plan.HOST_SETTINGS), links.proxy_delay(index, 0)])
-    return index
+    # by name: were the index somebody else's, the second message must not reach that one
+    socket.batch([pair, links.configure_ipv4(0, plan.HOST_SETTINGS, name=wiring.host_name)])
 
 
 def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
@@ -84,17 +99,17 @@ def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
     if any(plan.family(address) == 6 for address in wiring.addresses):
         netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
         _settings6(wiring.host_name, plan.HOST_SETTINGS6)
-    changes = []
+    changes = [links.proxy_delay(index, 0)]
     for address in wiring.addresses:
         changes.append(routes.add_route(host_route(address, index)))
         changes.append(routes.add_neighbour(Neighbour(index, address, wiring.pod_mac)))
     socket.batch(changes)
 
 
-def address_pod(wiring: Wiring, pod_netns: int, sysctls: Iterable[tuple[str, str]] = ()) -> None:
+def address_pod(wiring: Wiring, pod_netns: int, index: int, sysctls: Iterable[tuple[str, str]] = ()) -> None:
     """Raise the pod's interfaces, give it its addresses and its ways out, set its sysctls. Raises KernelError."""
     with netns.inside(pod_netns):
-        inner = RouteSocket()
+        inner = RouteSocket(brief=True)
         if any(plan.family(address) == 6 for address in wiring.addresses):
             for name in ("all", "default", "lo"):
                 netns.write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0")
@@ -102,9 +117,6 @@ def address_pod(wiring: Wiring, pod_netns: int, sysctls: Iterable[tuple[str, str
         for name, value in sysctls:
             netns.write_sysctl(name, value)
     with inner:
-        index = inner.link_index(wiring.pod_name)
-        if index is None:
-            raise KernelError(f"find link {wiring.pod_name} in the pod", errno.ENODEV)
         changes = [links.change_link(1, up=True), links.change_link(index, up=True)]
         for address in wiring.addresses:
             changes += _way_out(address, index)
@@ -154,17 +166,16 @@ def doom_host(socket: RouteSocket, name: str, addresses: Iterable[str]) -> bool:
 
 def doom_index(socket: RouteSocket, index: int, addresses: Iterable[str]) -> None:
     """The same for an interface known by its index."""
-    gone = [routes.delete_route(host_route(address, index)) for address in addresses]
-    _tolerate(socket, gone, errno.ESRCH, errno.ENODEV)
-    doomed = DOOMED_PREFIX + secrets.token_hex(5)
-    changes = [links.change_link(index, up=False), links.change_link(index, name=doomed, group=DOOMED_GROUP)]
-    _tolerate(socket, changes, errno.ENODEV)
+    changes = [routes.delete_route(host_route(address, index)) for address in addresses]
+    changes.append(links.change_link(index, up=False))
+    changes.append(links.change_link(index, name=DOOMED_PREFIX + secrets.token_hex(5), group=DOOMED_GROUP))
+    _tolerate(socket, changes, errno.ESRCH, errno.ENODEV)
 
 
 def doom_pod(name: str, pod_netns: int) -> None:
     """Take the pod's interface out of sight: down (which flushes its routes) and renamed."""
     with netns.inside(pod_netns):
-        inner = RouteSocket()
+        inner = RouteSocket(brief=True)
     with inner:
         index = inner.link_index(name)
         if index is not None:

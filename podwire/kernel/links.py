@@ -42,6 +42,7 @@ DEVCONF = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8, "route_localnet": 26
 _IFINFOMSG = struct.Struct("=BBHiII")  # family, pad, type, index, flags, change
 _NDTMSG = struct.Struct("=BBH")
 _NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 6, 1, 13
+_NO_STATISTICS = u32(29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: a third of a link's description
 _MAX_NAME = 15
 _OPER_UP = 6
 
@@ -162,11 +163,12 @@ def change_link(
     return Message(f"change link {name or index}", RTM_NEWLINK, 0, b"".join(parts))
 
 
-def configure_ipv4(index: int, settings: dict[str, int]) -> Message:
-    """Per-device IPv4 settings by `DEVCONF` name, without a write under /proc."""
+def configure_ipv4(index: int, settings: dict[str, int], *, name: str = "") -> Message:
+    """Per-device IPv4 settings by `DEVCONF` name, without a write under /proc; of the link `name` for index 0."""
     values = b"".join(u32(DEVCONF[name], value) for name, value in settings.items())
     spec = nested(IFLA_AF_SPEC, nested(socket.AF_INET, nested(IFLA_INET_CONF, values)))
-    return Message(f"configure link {index}", RTM_SETLINK, 0, _header(index) + spec)
+    named = _name(IFLA_IFNAME, name) if name else b""
+    return Message(f"configure link {name or index}", RTM_SETLINK, 0, _header(index) + named + spec)
 
 
 def proxy_delay(index: int, milliseconds: int) -> Message:
@@ -222,18 +224,20 @@ def _decode_vxlan(data: dict[int, bytes]) -> Vxlan:
 class RouteSocket(NetlinkSocket):
     """rtnetlink of one network namespace: the calling thread's own, or that of `netns_fd`."""
 
-    def __init__(self, netns_fd: int | None = None) -> None:
+    def __init__(self, netns_fd: int | None = None, *, brief: bool = False) -> None:
         if netns_fd is None:
-            super().__init__(NETLINK_ROUTE)
+            super().__init__(NETLINK_ROUTE, brief=brief)
         else:
             with netns.inside(netns_fd):
-                super().__init__(NETLINK_ROUTE)
+                super().__init__(NETLINK_ROUTE, brief=brief)
 
     def link(self, name: str) -> Link | None:
         """The link of that name, or None."""
         try:
             return decode_link(
-                self.get(Message(f"get link {name}", RTM_GETLINK, 0, _header() + _name(IFLA_IFNAME, name)))[1]
+                self.get(
+                    Message(f"get link {name}", RTM_GETLINK, 0, _header() + _NO_STATISTICS + _name(IFLA_IFNAME, name))
+                )[1]
             )
         except KernelError as error:
             if error.errno == errno.ENODEV:
@@ -245,7 +249,9 @@ class RouteSocket(NetlinkSocket):
         return found.index if found else None
 
     def links(self) -> list[Link]:
-        return [decode_link(body) for body in self.dump(Message("list links", RTM_GETLINK, 0, _header()))]
+        return [
+            decode_link(body) for body in self.dump(Message("list links", RTM_GETLINK, 0, _header() + _NO_STATISTICS))
+        ]
 
     def add_veth(
         self,

@@ -62,14 +62,23 @@ class Monitor:
         for listening in self._sockets:
             if listening.fileno() not in ready:
                 continue
-            try:
-                found += [(kind, body) for kind, _, _, body in listening.receive()]
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                found.append((0, b""))
+            found += _all(listening)
         return found
 
     def close(self) -> None:
         for listening in self._sockets:
             listening.close()
+
+
+def _all(listening: NetlinkSocket) -> list[tuple[int, bytes]]:
+    """What waits on the socket, which has been found readable."""
+    found: list[tuple[int, bytes]] = []
+    while True:
+        try:
+            found += [(kind, body) for kind, _, _, body in listening.receive(socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            return found
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            found.append((0, b""))

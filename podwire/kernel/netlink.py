@@ -164,12 +164,13 @@ def decode_error(flags: int, body: bytes) -> tuple[int, str]:
 class NetlinkSocket:
     """A netlink socket of the network namespace that the calling thread is in. Not for use by two threads at once."""
 
-    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+    def __init__(self, protocol: int = NETLINK_ROUTE, *, brief: bool = False) -> None:
+        """`brief`: for a few messages and small dumps; spares the larger buffers."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
         for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        for forced in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
+        for forced in () if brief else (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, forced, 1 << 21)
             except PermissionError:  # needs CAP_NET_ADMIN in the initial user namespace; the default size does
@@ -198,9 +199,9 @@ class NetlinkSocket:
         """setsockopt. Raises OSError."""
         self._socket.setsockopt(level, name, value)
 
-    def receive(self) -> list[tuple[int, int, int, bytes]]:
+    def receive(self, flags: int = 0) -> list[tuple[int, int, int, bytes]]:
         """The next datagram's messages (for subscribers). Raises OSError ENOBUFS when the kernel dropped some."""
-        return list(decode(self._socket.recv(_RECEIVE_BYTES)))
+        return list(decode(self._socket.recv(_RECEIVE_BYTES, flags)))
 
     def try_batch(self, messages: Sequence[Message]) -> list[KernelError | None]:
         """Send all; a refused message does not stop later ones. One entry a message, in order."""

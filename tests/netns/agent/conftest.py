@@ -214,7 +214,9 @@ class Node:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        until("agent ready", lambda: "podwire_ready 1" in self.metrics(), seconds=20, log=self.folder / "agent.log")
+        log = self.folder / "agent.log"
+        until("agent ready", lambda: "podwire_ready 1" in self.metrics(), seconds=20, log=log)
+        until("conflist written", self.conflist.exists, log=log)  # the last of the files
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.agent is not None:
