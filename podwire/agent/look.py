@@ -17,7 +17,7 @@ import msgspec
 
 from podwire.agent import attachments, wiring
 from podwire.agent.admission import ENDPOINTS
-from podwire.agent.attachments import READY, ROUTED, Attachment
+from podwire.agent.attachments import BRIDGE, CHAINED, READY, ROUTED, Attachment
 from podwire.agent.config import AgentConfig
 from podwire.agent.extras import Extras
 from podwire.agent.hostports import HostPorts
@@ -139,7 +139,7 @@ def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]
     """What differs in the kernel. Raises KernelError."""
     faults = _extra_faults(record, sockets)
     if record.role != ROUTED:
-        return faults
+        return faults + (_end_faults(record, sockets) if record.role in (BRIDGE, CHAINED) else [])
     planned = Wiring(record.host_name, record.interface, record.pod_mac, record.mtu, record.addresses)
     faults += wiring.host_faults(sockets.route(), planned)
     for address in record.addresses:
@@ -153,6 +153,14 @@ def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]
         return faults + wiring.pod_faults(planned, inner)
     finally:
         os.close(inner)
+
+
+def _end_faults(record: Attachment, sockets: Sockets) -> list[str]:
+    """Of a host end that is not routed to."""
+    link = sockets.route().link(record.host_name) if record.host_name else None
+    if link is None:
+        return [f"host interface {record.host_name} is missing"] if record.host_name else []
+    return [] if link.up else [f"host interface {record.host_name} is down"]
 
 
 def _extra_faults(record: Attachment, sockets: Sockets) -> list[str]:

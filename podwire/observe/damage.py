@@ -98,7 +98,8 @@ def api_findings(cluster: Cluster, seen: Mapping[str, NodeSeen] | None = None) -
     leaked = {one.address for one in found if one.kind == LEAKED}
     found += _double(held, claimed)
     found += _outside(cluster, claimed)
-    found += _unallocated(cluster, held, claimed, leaked)
+    files = {file.address for node in (seen or {}).values() for file in node.files}
+    found += _unallocated(cluster, held, {a: o for a, o in claimed.items() if a not in files}, leaked)
     found += _handles(cluster, held)
     found += _affinities(cluster)
     return found
@@ -283,7 +284,7 @@ def _unallocated(
         holders.setdefault(one.address, one)
     for address, owners in sorted(claimed.items()):
         holder, names = holders.get(address), [owner.name for owner in owners]
-        if holder is None and cluster.pool_of(_single(address)) is not None:
+        if holder is None and _from_blocks(cluster, address, owners[0].node):
             yield Finding(
                 UNALLOCATED,
                 address,
@@ -301,6 +302,18 @@ def _unallocated(
                 f"the Pod has it, but IPAM says that {holder.holder} does",
                 f"kubectl delete pod -n {names[0].replace('/', ' ')}: a new one gets an address of its own",
             )
+
+
+def _from_blocks(cluster: Cluster, address: str, node: str) -> bool:
+    """Whether an address should come from a block: a pool gives it, or gave it before it was disabled. In a disabled
+    pool without a block around it, the node gives addresses of its podCIDR itself."""
+    pool, one = cluster.pool_of(_single(address)), _single(address)
+    if pool is None:
+        return False
+    if pool.usable or any(block.cidr.covers(one) for block in cluster.blocks):
+        return True
+    own = [text for known in cluster.nodes if known.name == node for text in known.pod_cidrs]
+    return not any(Cidr.parse(text, host_bits=True).covers(one) for text in own)
 
 
 # -- handles and affinities -------------------------------------------------------------------------------------------

@@ -89,9 +89,13 @@ def _claimants(cluster: Cluster, address: str) -> list[tuple[str, str]]:
     return found
 
 
-def _pod_cidrs(cluster: Cluster, address: str) -> list[tuple[str, str]]:
+def _single(address: str) -> tuple[int, int, int]:
     number, width = parse_ip(address)
-    one = Cidr(number, width, width)
+    return number, width, width
+
+
+def _pod_cidrs(cluster: Cluster, address: str) -> list[tuple[str, str]]:
+    one = Cidr(*_single(address))
     pairs = [(node.name, text) for node in cluster.nodes for text in node.pod_cidrs]
     return [(name, text) for name, text in pairs if Cidr.parse(text, host_bits=True).covers(one)]
 
@@ -105,7 +109,10 @@ def _notes(
         notes += [f"it lies in the podCIDR {cidr} of node {name}" for name, cidr in _pod_cidrs(cluster, address)]
         if not notes:
             notes.append("no IPPool and no node's podCIDR covers it: no pod is given it")
-    if state == UNCLAIMED:
+    pool = cluster.pool_of(Cidr(*_single(address)))
+    own = _pod_cidrs(cluster, address) if pool is not None and not pool.usable and state == UNCLAIMED else []
+    notes += [f"node {name} gives it itself, out of its podCIDR {cidr}" for name, cidr in own]
+    if state == UNCLAIMED and not own:
         notes.append("no node has claimed a block around it yet")
     tunnels = [node.name for node in cluster.nodes if node.tunnel_address == address]
     notes += [f"node {name} uses it as its tunnel's address" for name in tunnels]
@@ -115,7 +122,7 @@ def _notes(
         told = [name for name, _ in pods]
         if holder.holder not in told:
             notes.append(f"no Pod {holder.holder} says that it has this address: see `podwire ipam check`")
-    if not holder and pods and state != OUTSIDE:
+    if not holder and pods and state != OUTSIDE and not own:
         notes.append("a Pod says it has this address, but nobody is noted as its holder: see `podwire ipam check`")
     if len(pods) > 1:
         notes.append(f"{len(pods)} Pods say that they have it: see `podwire ipam check`")

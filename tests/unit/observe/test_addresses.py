@@ -118,6 +118,12 @@ def test_an_address_claimed_ahead() -> None:
     assert [(row.node, row.used, row.ahead) for row in addresses.node_rows(world)] == [("n1", 2, 1), ("n2", 0, 0)]
 
 
+def test_an_address_that_a_node_gives_itself() -> None:
+    own = {**node("n1"), "spec": {"podCIDR": "10.0.0.0/26"}}
+    world = cluster(pools=[pool(disabled=True)], nodes=[own], pods=[pod("a", "n1", "10.0.0.1")])
+    assert explain(world, "10.0.0.1").notes == ("node n1 gives it itself, out of its podCIDR 10.0.0.0/26",)
+
+
 def test_pod_cidrs_where_there_are_no_blocks() -> None:
     nodes = [node("n1"), node("n2")]
     nodes[0]["spec"] = {"podCIDR": "10.8.0.0/28", "podCIDRs": ["10.8.0.0/28", "fd00::/124"]}

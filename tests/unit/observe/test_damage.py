@@ -157,6 +157,18 @@ def test_what_is_damaged(found: Cluster, expected: list[tuple[str, str]], words:
     assert words in told[0].problem and told[0].remedy and told[0].object
 
 
+def test_nodes_that_give_addresses_themselves() -> None:
+    """Host-local: a disabled pool and podCIDRs, or files seen on the node."""
+    own = {**node("n1"), "spec": {"podCIDR": "10.0.0.0/26"}}
+    off = pool(disabled=True)
+    assert api_findings(cluster(pools=[off], nodes=[own], pods=[RUNNING])) == []
+    assert kinds(api_findings(cluster(nodes=[own], pods=[RUNNING]))) == [("not allocated", "10.0.0.1")]
+    away = cluster(pools=[off], nodes=[own], pods=[pod("a", "n1", "10.0.0.99")])
+    assert kinds(api_findings(away)) == [("not allocated", "10.0.0.99")]
+    files = (SeenFile("/d", "n", "10.0.0.1", "c", "eth0", 0.0),)
+    assert api_findings(cluster(nodes=[own], pods=[RUNNING]), {"n1": NodeSeen("n1", files=files)}) == []
+
+
 def test_what_the_node_still_has_is_not_leaked() -> None:
     held, gone = cluster(HELD), {"n1": NodeSeen("n1")}
     assert kinds(api_findings(held, gone)) == [("leaked address", "10.0.0.1")]
