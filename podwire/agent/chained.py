@@ -16,10 +16,11 @@ import msgspec
 from podwire.agent import guard
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import CHAINED, DELETED, READY, Attachment, Attachments
+from podwire.agent.extras import Extras
 from podwire.agent.guard import Guard
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
-from podwire.cni import spec
+from podwire.cni import capabilities, spec
 from podwire.cni.plan import PREFIX
 from podwire.cni.spec import CniError, Request, Result
 from podwire.kernel import netns
@@ -38,6 +39,7 @@ class Chained:
         admission: Admission,
         guard: Guard,
         reaper: Reaper,
+        extras: Extras,
         boot: Callable[[], str],
     ) -> None:
         self._records = records
@@ -45,6 +47,7 @@ class Chained:
         self._admission = admission
         self._guard = guard
         self._reaper = reaper
+        self._extras = extras
         self._boot = boot
         self._closing: set[str] = set()
         self._lock = threading.Lock()
@@ -73,6 +76,8 @@ class Chained:
             state=READY,
             boot=self._boot(),
             role=CHAINED,
+            ports=capabilities.port_mappings(request),
+            limits=capabilities.bandwidth(request),
         )
         known = self._records.get(record.key)
         if known is not None and (known.host_name, known.addresses) != (record.host_name, record.addresses):
@@ -80,7 +85,12 @@ class Chained:
         self._records.put(record)
         with self._lock:
             self._closing.discard(host.name)
-        self._admit(record)
+        try:
+            self._extras.attach(record)
+            self._admit(record)
+        except BaseException:
+            self.delete(request, inner)
+            raise
         log.info("adopted pod=%s/%s interface=%s addresses=%s", record.namespace, record.pod, host.name, addresses)
         return request.previous
 
@@ -131,6 +141,9 @@ class Chained:
         owner = self._records.owner(record.host_name)
         if owner is None or owner.key == record.key:
             self._expel(record)
+            self._extras.detach(record, host_stays=True)
+        else:
+            self._extras.detach(msgspec.structs.replace(record, limits=None))
         self._records.put(msgspec.structs.replace(record, state=DELETED))
         self._reaper.add(record.key)
 
@@ -147,6 +160,7 @@ class Chained:
         told = _addresses(request.previous, request)
         if set(told) != set(record.addresses):
             faults.append(f"prevResult has {', '.join(told) or 'no address'}, admitted {', '.join(record.addresses)}")
+        faults += self._extras.faults(record)
         missing = self._guard.missing(guard.endpoint_of(record))
         faults += [f"{record.host_name} is not admitted in {name}" for name in missing]
         if faults:

@@ -93,7 +93,9 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.extras,
             parts.boot,
         ),
-        CHAINED: Chained(parts.records, parts.sockets, parts.admission, parts.guard, parts.reaper, parts.boot),
+        CHAINED: Chained(
+            parts.records, parts.sockets, parts.admission, parts.guard, parts.reaper, parts.extras, parts.boot
+        ),
         "host-local": HostLocalRole(parts.files),
         "loopback": LoopbackRole(),
     }

@@ -58,6 +58,28 @@ def config(kind: str, tmp_path: Path) -> dict[str, Any]:
     return {"bridge": "ref0", "isGateway": True, "ipam": ipam} if kind == "bridge" else {"ipam": ipam}
 
 
+def test_host_ports_and_limits_of_a_pod_that_another_wired(world: Any, plugins: Path, tmp_path: Path) -> None:
+    one, two = world.nodes
+    pod = one.pod("a")
+    mapping = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    rates = {"ingressRate": 10**8, "ingressBurst": 10**7, "egressRate": 10**8, "egressBurst": 10**7}
+    asking = {"runtimeConfig": {"portMappings": [mapping], "bandwidth": rates}}
+    code, wired = call(plugins, pod, "ptp", "ADD", **config("ptp", tmp_path))
+    assert code == 0, wired
+    code, passed = call(plugins, pod, "podwire", "ADD", prevResult=wired, **asking)
+    assert code == 0, passed
+    with pod.space.listen("0.0.0.0", 80) as listener, two.space.socket() as client:
+        client.connect((one.address, 8080))
+        connection, peer = listener.accept()
+        connection.close()
+        assert peer[0] == two.address
+    assert one.space.run("ip", "link", "show", "type", "ifb") != ""
+    assert call(plugins, pod, "podwire", "CHECK", prevResult=passed) == (0, {})
+    assert call(plugins, pod, "podwire", "DEL") == (0, {})
+    assert one.space.run("ip", "link", "show", "type", "ifb") == ""
+    assert "8080" not in one.space.run("nft", "list", "table", "inet", "podwire-ports")
+
+
 @pytest.mark.parametrize("kind", ["bridge", "ptp"])
 def test_another_wires_and_podwire_admits(world: Any, plugins: Path, tools: Any, tmp_path: Path, kind: str) -> None:
     node, first = world.nodes[0], config(kind, tmp_path)
