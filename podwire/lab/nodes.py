@@ -88,9 +88,10 @@ def _run(job: Job, node: NodePlan, log: int) -> None:
 
 
 def environment(node: str) -> dict[str, str]:
-    """The environment of a node's daemons, and of a shell in it."""
+    """The environment of a node's daemons, and of a shell in it: what a node has, and last this program itself."""
+    own = Path(sys.executable).parent
     return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin",
+        "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin:{own}",
         "HOME": "/root",
         "HOSTNAME": node,
         "LANG": "C.UTF-8",
