@@ -41,7 +41,7 @@ def layer_of(role: str) -> str:
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one role did for one interface of one sandbox. `addresses` are bare, `gateways` beside them where the role
     has some of its own; `bridge` is the bridge's name, `masquerade` its ipMasq; `nat` how host
-    ports masquerade ("", "none" or "all"); `floating` are pairs (outer, inner) of floating addresses."""
+    ports masquerade ("", "none" or "all")."""
 
     container_id: str
     interface: str
@@ -63,7 +63,6 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     ports: tuple[PortMapping, ...] = ()
     limits: Bandwidth | None = None
     nat: str = ""
-    floating: tuple[tuple[str, str], ...] = ()
     masquerade: bool = False
 
     @property

@@ -40,7 +40,7 @@ class PodFacts:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`families` in the order of the result; `exact` and `floating` at most one address a family; `pools` are names or
+    """`families` in the order of the result; `exact` at most one address a family; `pools` are names or
     CIDRs; `mtu` 0 and `mac` "" leave the choice to the agent; `sysctls` are (path below /proc/sys, value)."""
 
     families: tuple[int, ...] = (4,)
@@ -48,7 +48,6 @@ class Asked:
     pools: tuple[str, ...] = ()
     mac: str = ""
     mtu: int = 0
-    floating: tuple[str, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,19 +61,16 @@ def asked(request: Request, facts: PodFacts | None = None) -> Asked:
     exact = pod.addresses(IP_ADDRS)
     if not exact:
         exact = _one_a_family("runtimeConfig.ips", capabilities.addresses(request))
-    floating = pod.addresses(FLOATING_IPS)
+    if FLOATING_IPS in pod.values:
+        # refused, as Calico does where they are not switched on: silence would promise what nobody does
+        raise pod.fault(FLOATING_IPS, "asking for floating addresses, which Podwire does not give: remove it", "")
     families = tuple(_family(text) for text in exact) or _families(pod, namespace, ipam)
-    if lost := [text for text in floating if _family(text) not in families]:
-        raise CniError(
-            BAD_CONFIG, f"annotation {FLOATING_IPS} of {pod.what}: no address of that family to lead to", lost[0]
-        )
     return Asked(
         families=families,
         exact=exact,
         pools=tuple(pool for one in families for pool in _pools(one, pod, namespace, ipam)),
         mac=pod.mac() or capabilities.mac(request),
         mtu=_mtu(request.config),
-        floating=floating,
         sysctls=_sysctls(request),
         namespace_labels=dict(facts.namespace_labels),
     )
