@@ -20,9 +20,11 @@ import msgspec
 
 from podwire.ipam import ahead, pools
 from podwire.ipam.blocks import Attribute, Block, Reserved
-from podwire.ipam.commit import Commit, Request, fail, run_all
+from podwire.ipam.commit import Commit
 from podwire.ipam.ledger import Ledger, Spot
+from podwire.ipam.placing import Placing
 from podwire.ipam.pools import FAMILY, WIDTH, PoolError
+from podwire.ipam.request import Request, fail, run_all
 from podwire.ipam.room import IpamError, NoAddresses, Room, reserved_in, seconds_between
 from podwire.ipam.wish import Wish
 from podwire.model.address import Cidr
@@ -77,7 +79,8 @@ class Allocator:
         self.stock = ahead.Stock(Attribute.of(ahead.handle_of(node), mark))
         self._ledger = Ledger(api, node, self.stock.saw)
         self._room = Room(api, node, self._ledger, reserved=self._reserved, config=config, now=now, clock=clock)
-        self._commit = Commit(api, self._ledger, self.stock, self._room, self._choose, self._reserved, now)
+        self._placing = Placing(self._ledger, self.stock, self._room, self._choose, self._reserved, now)
+        self._commit = Commit(api, self._ledger, self.stock, self._room, self._placing, self._choose)
         self._commit.pools = lambda: self._pools
         self.describe([*([pod_cidr] if pod_cidr else []), *pod_cidrs], labels or {})
         self._loaded = False
@@ -202,7 +205,7 @@ class Allocator:
             await self._load()
             await run_all(self._ledger.reread(cidr) for cidr in self.stock.cidrs())
             if [pace for pace in self.stock.pace.values() if pace.idle()] or self._borrowed_from():
-                self._commit.shrink = True
+                self._placing.shrink = True
             await self._trim()
         await self._ask("", None, None)
 

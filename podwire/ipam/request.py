@@ -1,0 +1,61 @@
+"""One thing that an allocator is asked for, and how it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from podwire.ipam.blocks import Attribute
+from podwire.ipam.ledger import Spot
+from podwire.ipam.room import IpamError
+from podwire.ipam.stored import Lost
+from podwire.ipam.wish import Wish
+from podwire.model.address import Cidr
+from podwire.model.api import ApiError
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """`wish` None is a release, then with `error` what to answer once it is done. No handle: wait for what is due."""
+
+    handle: str
+    wish: Wish | None
+    attribute: Attribute | None
+    future: asyncio.Future[list[str]]
+    error: Exception | None = None
+    placed: dict[int, Spot] = field(default_factory=dict)  # family → address taken in this round
+    won: bool = False  # something of it is stored already
+    exact: dict[int, Spot] = field(default_factory=dict)
+    checked: set[Cidr] = field(default_factory=set)  # named by the stored handle, and it holds nothing there
+    freed: list[str] = field(default_factory=list)
+    cidrs: set[Cidr] = field(default_factory=set)
+
+
+def answer(request: Request, addresses: list[str]) -> None:
+    if not request.future.done():
+        request.future.set_result(addresses)
+
+
+def fail(requests: Iterable[Request], error: Exception) -> None:
+    for request in requests:
+        if not request.future.done():
+            request.future.set_exception(error)
+
+
+async def attempt(call: Coroutine[Any, Any, T]) -> T | Exception:
+    """The outcome of a call as a value."""
+    try:
+        return await call
+    except (ApiError, Lost, IpamError) as error:
+        return error
+
+
+async def run_all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run together, wait for every one also if some fail, then raise the first failure."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
