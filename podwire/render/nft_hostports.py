@@ -2,8 +2,10 @@
 
 A connection to an address of the node is sent to the pod whose element matches: (address, protocol, port) first, then
 (protocol, port) for all addresses. The client's address is kept but where the answer would not come back through the
-node: the node speaking from 127.0.0.1, a client that is reached by the same interface as the pod (the pod itself, for
-one: `near` holds the pair), and pods whose owner wants it (`masked`). Packets to 127.0.0.0/8 that come from outside are
+node: the node speaking from 127.0.0.1, the pod itself (`self`), a client that is reached by the same interface as the pod (`near`
+holds the pair), and pods whose owner wants it (`masked`). With br_netfilter, which is on wherever it is loaded, a
+bridge hands over what it forwards between its ports, and then no interface is known that a packet came by: answers pass
+this node's NAT there, so that only the pod itself needs masquerade, and it is known by its address. Packets to 127.0.0.0/8 that come from outside are
 dropped, as the kernel itself does where `route_localnet` does not stop it. Nothing leads from ::1 to a pod: IPv6 has no
 such setting.
 """
@@ -21,6 +23,8 @@ _SETS = (
     ("map", "at6", "ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service"),
     ("map", "any4", "inet_proto . inet_service : ipv4_addr . inet_service"),
     ("map", "any6", "inet_proto . inet_service : ipv6_addr . inet_service"),
+    ("set", "self4", "ipv4_addr . ipv4_addr"),
+    ("set", "self6", "ipv6_addr . ipv6_addr"),
     ("set", "near4", "ifname . ipv4_addr"),
     ("set", "near6", "ifname . ipv6_addr"),
     ("set", "masked4", "ipv4_addr . inet_proto . inet_service"),
@@ -52,6 +56,8 @@ _RULES = """\
 		type nat hook postrouting priority srcnat; policy accept;
 		ct status & dnat == 0 return
 		oifname != "lo" ip saddr 127.0.0.0/8 masquerade
+		ip saddr . ip daddr @self4 masquerade
+		ip6 saddr . ip6 daddr @self6 masquerade
 		iifname . ip daddr @near4 masquerade
 		iifname . ip6 daddr @near6 masquerade
 		meta l4proto { tcp, udp, sctp } ip daddr . meta l4proto . th dport @masked4 masquerade
@@ -81,7 +87,8 @@ class Forward:
 
 
 def rows(forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked: bool) -> frozenset[Row]:
-    """Elements for one pod: `near` are pairs (interface, pod's address) whose clients are masqueraded."""
+    """Elements for one pod: `near` are pairs (interface, pod's address): clients there, and
+    the pod itself, are masqueraded."""
     found: list[Row] = []
     for forward in forwards:
         family = "6" if ":" in forward.target else "4"
@@ -94,7 +101,9 @@ def rows(forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked
         if masked:
             found.append(row(f"masked{family}", back[0], front[0], back[1]))
     for name, target in near:
-        found.append(row(f"near{'6' if ':' in target else '4'}", interface(name), address(target)))
+        family = "6" if ":" in target else "4"
+        found.append(row(f"near{family}", interface(name), address(target)))
+        found.append(row(f"self{family}", address(target), address(target)))
     return frozenset(found)
 
 

@@ -203,8 +203,24 @@ def test_refused(world: Any, shape: dict[str, Any]) -> None:
         assert pod.space.run("ip", "-o", "link").count("\n") == 1
 
 
-def test_host_ports_and_bandwidth(world: Any, shape: dict[str, Any], tools: Any) -> None:
+def through(node: Any, client: Any, server: Any, port: int = 18080) -> str:
+    """The address that the pod `server` sees when `client` speaks to its host port."""
+    with server.space.listen(address(server)) as listener, client.space.socket() as speaker:
+        speaker.connect((node.address, port))
+        speaker.sendall(b"hello")
+        connection, peer = listener.accept()
+        with connection:
+            connection.settimeout(3)
+            assert connection.recv(5) == b"hello"
+        return str(peer[0])
+
+
+@pytest.mark.parametrize("filtered", ["1", "0"], ids=["br_netfilter on", "br_netfilter off"])
+def test_host_ports_and_bandwidth(world: Any, shape: dict[str, Any], tools: Any, filtered: str) -> None:
     node = world.nodes[0]
+    with netns.inside(node.space.fd):
+        if Path("/proc/sys/net/bridge").exists():  # else there is no br_netfilter, and so it is off
+            netns.write_sysctl("net/bridge/bridge-nf-call-iptables", filtered)
     runtime = {
         "portMappings": [{"hostPort": 18080, "containerPort": 8080, "protocol": "tcp"}],
         "bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 8_000_000, "egressRate": 0, "egressBurst": 0},
@@ -212,7 +228,11 @@ def test_host_ports_and_bandwidth(world: Any, shape: dict[str, Any], tools: Any)
     pod = add(node.pod("a"), shape, runtimeConfig=runtime)
     with pod.space.listen(address(pod)) as listener, world.outside.socket() as client:
         client.connect((node.address, 18080))
-        listener.accept()[0].close()
+        connection, peer = listener.accept()
+        connection.close()
+        assert peer[0] == "203.0.113.10"
+    assert through(node, pod, pod)  # out of the bridge and back by the same port
+    assert through(node, add(node.pod("b"), shape), pod)
     assert "tbf" in node.space.run("tc", "qdisc", "show", "dev", host_end(pod))
     pod.call("DEL", **shape, prevResult=pod.result)
     with world.outside.socket() as client:
