@@ -21,6 +21,7 @@ from podwire.kernel.netlink import KernelError
 from podwire.kernel.nfelements import SetName
 from podwire.kernel.tables import NftProgram
 from podwire.render import nft_hostports
+from podwire.render.elements import Row
 from podwire.render.nft_hostports import Forward
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class HostPorts:
                     continue
                 self._forwards[owner] = found
                 self._labels[owner] = ports.label
-                rows[owner] = nft_hostports.rows(found, self._near(ports), masked=ports.masked)
+                rows[owner] = self._rows(found, ports)
             self._elements.restore(rows)
             known = [forward for forwards in self._forwards.values() for forward in forwards]
         self._forgetter.claimed(known)
@@ -80,7 +81,7 @@ class HostPorts:
         with self._guard:
             forwards = self._free(owner, ports)
             former = self._forwards.get(owner, ())
-            self._elements.put(owner, nft_hostports.rows(forwards, self._near(ports), masked=ports.masked))
+            self._elements.put(owner, self._rows(forwards, ports))
             self._forwards.pop(owner, None)
             if forwards:
                 self._forwards[owner] = forwards
@@ -107,7 +108,7 @@ class HostPorts:
         """What the kernel lacks, in words."""
         if not ports.mappings:
             return []
-        rows = nft_hostports.rows(planned(ports), self._near(ports), masked=ports.masked)
+        rows = self._rows(planned(ports), ports)
         try:
             found = self._elements.faults(rows)
         except KernelError as error:
@@ -123,6 +124,10 @@ class HostPorts:
                 pod = f"pod {self._labels[other]}, " if self._labels.get(other) else ""
                 raise CniError(PORT_TAKEN, f"{forward} is taken", f"by {pod}attachment {other}: delete it first")
         return forwards
+
+    def _rows(self, forwards: tuple[Forward, ...], ports: Ports) -> frozenset[Row]:
+        shared = not ports.interface
+        return nft_hostports.rows(forwards, self._near(ports), masked=ports.masked, shared=shared)
 
     def _near(self, ports: Ports) -> list[tuple[str, str]]:
         """Pairs (interface, pod's address): who comes in there would be answered past this node's NAT."""

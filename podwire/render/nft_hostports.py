@@ -2,12 +2,12 @@
 
 A connection to an address of the node is sent to the pod whose element matches: (address, protocol, port) first, then
 (protocol, port) for all addresses. The client's address is kept but where the answer would not come back through the
-node: the node speaking from 127.0.0.1, the pod itself (`self`), a client that is reached by the same interface as the pod (`near`
-holds the pair), and pods whose owner wants it (`masked`). With br_netfilter, which is on wherever it is loaded, a
-bridge hands over what it forwards between its ports, and then no interface is known that a packet came by: answers pass
-this node's NAT there, so that only the pod itself needs masquerade, and it is known by its address. Packets to 127.0.0.0/8 that come from outside are
-dropped, as the kernel itself does where `route_localnet` does not stop it. Nothing leads from ::1 to a pod: IPv6 has no
-such setting.
+node: the node speaking from 127.0.0.1, the pod itself (`self`), a client that is reached by the same interface as the
+pod (`near` holds the pair), and pods whose owner wants it (`masked`). With br_netfilter, which is on wherever it is
+loaded, a bridge hands over what it forwards between its ports, and then no interface is known that a packet came by:
+answers pass this node's NAT there, so that only the pod itself needs masquerade, and it is known by its address.
+Packets to 127.0.0.0/8 that come from outside are dropped, as the kernel itself does where `route_localnet` does not
+stop it. Nothing leads from ::1 to a pod: IPv6 has no such setting.
 """
 
 from __future__ import annotations
@@ -86,9 +86,11 @@ class Forward:
         return f"{self.protocol} port {self.host_port} of {where}"
 
 
-def rows(forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked: bool) -> frozenset[Row]:
-    """Elements for one pod: `near` are pairs (interface, pod's address): clients there, and
-    the pod itself, are masqueraded."""
+def rows(
+    forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked: bool, shared: bool = False
+) -> frozenset[Row]:
+    """Elements for one pod: `near` are pairs (interface, pod's address): clients there are
+    masqueraded. `shared`: others are there, too (on a bridge)."""
     found: list[Row] = []
     for forward in forwards:
         family = "6" if ":" in forward.target else "4"
@@ -103,7 +105,8 @@ def rows(forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked
     for name, target in near:
         family = "6" if ":" in target else "4"
         found.append(row(f"near{family}", interface(name), address(target)))
-        found.append(row(f"self{family}", address(target), address(target)))
+        if shared:
+            found.append(row(f"self{family}", address(target), address(target)))
     return frozenset(found)
 
 

@@ -34,6 +34,12 @@ def test_rows() -> None:
         ("near4", '"cali1" . 10.1.0.5'),
         ("near6", '"cali1" . fd00::5'),
     }
+    bridged = nft_hostports.rows(both[:1], [("cbr0", "10.1.0.5")], masked=False, shared=True)
+    assert texts(bridged) == {
+        ("any4", "tcp . 8080 : 10.1.0.5 . 80"),
+        ("near4", '"cbr0" . 10.1.0.5'),
+        ("self4", "10.1.0.5 . 10.1.0.5"),
+    }
     at = [Forward("sctp", "172.18.0.2", 9, "10.1.0.5", 10)]
     assert texts(nft_hostports.rows(at, [], masked=True)) == {
         ("at4", "172.18.0.2 . sctp . 9 : 10.1.0.5 . 10"),
