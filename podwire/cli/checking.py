@@ -11,6 +11,8 @@ import click
 
 from podwire.cli.connect import Target, ask
 from podwire.cli.nodes import local_seen, seen_of
+from podwire.ipam.layout import ClassicApi
+from podwire.model.api import Api
 from podwire.model.seen import NodeSeen
 from podwire.observe.addresses import holdings
 from podwire.observe.cluster import Cluster, read
@@ -37,10 +39,11 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, and in what."""
+    """What was found, and in what. `classic`: the cluster keeps its addresses under crd.projectcalico.org/v1."""
 
     findings: list[Finding]
     checked: dict[str, Any] = field(default_factory=dict)
+    classic: bool = False
 
 
 def check(scope: Scope) -> Report:
@@ -57,7 +60,12 @@ def check(scope: Scope) -> Report:
         checked |= {"pools": len(cluster.pools), "blocks": len(cluster.blocks), "addresses": len(held)}
         checked |= {"handles": len(cluster.handles), "pods": len(cluster.pods)}
     checked["blind"] = [f"{one.node}: {what}" for one in seen for what in one.blind]
-    return Report(found, checked)
+    return Report(found, checked, cluster is not None and cluster.classic)
+
+
+def stored_by(api: Api, *, classic: bool) -> Api:
+    """By which a cluster's IPAM state is written, in the layout that it has."""
+    return ClassicApi(api) if classic else api
 
 
 def look(scope: Scope) -> tuple[Cluster | None, list[NodeSeen]]:

@@ -60,13 +60,23 @@ def target(kubeconfig: str = "", context: str = "", *, local: bool = False) -> T
                 return Target(found, str(path), _lab_of(found.server))
     except KubeconfigError as error:
         raise click.ClickException(str(error)) from None
+    if told := _environment():
+        raise click.ClickException(
+            f"no cluster: $KUBECONFIG names {', '.join(map(str, told))}, and there is no such file. "
+            "`unset KUBECONFIG` lets ~/.kube/config or the lab be chosen; --kubeconfig FILE names another cluster"
+        )
     return _only_lab()
+
+
+def _environment() -> list[Path]:
+    """What $KUBECONFIG names."""
+    return [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
 
 
 def _paths(kubeconfig: str, *, local: bool) -> list[Path]:
     if kubeconfig:
         return [Path(kubeconfig)]
-    if told := [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]:
+    if told := _environment():
         return told
     return [*([AGENTS] if local else []), Path.home() / ".kube/config"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from podwire.cli.checking import Scope, check, look, scope_of
+from podwire.cli.checking import Report, Scope, check, look, scope_of, stored_by
 from podwire.cli.connect import Target, ask, cluster_options
 from podwire.cli.errors import reported
 from podwire.model.address import AddressError, Cidr, parse_ip
@@ -57,12 +57,11 @@ def release_addresses(
         raise click.UsageError("either --ip, which may be repeated, or --from-report")
     wanted = [_canonical(text) for text in addresses]
     with reported():
-        told = read_report(report) if report else []
-        if told and not host_local and not any(one.block or one.handle for one in told if not one.directory):
-            host_local = tuple(dict.fromkeys(one.directory for one in told if one.directory))
-        scope = scope_of(nodes, host_local, kubeconfig, context, local=local)
+        told, of_files = read_report(report) if report else ([], False)
+        directories = tuple(dict.fromkeys(one.directory for one in told if one.directory))
+        scope = scope_of(nodes, host_local or (directories if of_files else ()), kubeconfig, context, local=local)
         if report:
-            code = from_report(scope, told)
+            code = from_report(replace(scope, directories=(*scope.directories, *directories)), told)
         elif scope.where is None:
             code = release_files(scope, wanted, force=force)
         else:
@@ -94,17 +93,13 @@ def release_held(scope: Scope, where: Target, wanted: list[str], *, force: bool)
         elif why := why_live(cluster, held[address], by_node(seen)):
             click.echo(f"{address}: {why}{' (--force given)' if force else ''}", err=True)
             refused += not force
-    if cluster.classic and not refused:
-        raise click.ClickException(
-            "this cluster keeps its addresses under crd.projectcalico.org/v1: calicoctl ipam release"
-        )
     if refused:
         click.echo("nothing was released" + ("" if force else "; --force releases also what is in use"), err=True)
         return 1
     for address in wanted:
         one = held[address]
         try:
-            ask(where, partial(_release, one=one))
+            ask(where, partial(_release, one=one, classic=cluster.classic))
         except mend.Changed as error:
             click.echo(f"{address}: {error}; nothing was done with it", err=True)
             refused += 1
@@ -113,8 +108,8 @@ def release_held(scope: Scope, where: Target, wanted: list[str], *, force: bool)
     return 1 if refused else 0
 
 
-async def _release(api: Any, one: Holding) -> None:
-    await mend.release(api, one.block, one.address, one.handle, one.sequence)
+async def _release(api: Any, one: Holding, *, classic: bool) -> None:
+    await mend.release(stored_by(api, classic=classic), one.block, one.address, one.handle, one.sequence)
 
 
 def release_files(scope: Scope, wanted: list[str], *, force: bool) -> int:
@@ -145,35 +140,50 @@ def release_files(scope: Scope, wanted: list[str], *, force: bool) -> int:
 # -- from a report ----------------------------------------------------------------------------------------------------
 
 
-def read_report(path: str) -> list[Finding]:
-    """The findings that `check -o json` wrote. Raises ClickException naming what is not understood."""
+def read_report(path: str) -> tuple[list[Finding], bool]:
+    """The findings that `check -o json` wrote, and whether they are of a machine's files alone, without a cluster.
+    Raises ClickException naming what is not understood."""
     try:
         document = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text())
         entries = document["findings"] if isinstance(document, dict) else document
         known = {field.name for field in fields(Finding)}
-        return [Finding(**{name: value for name, value in one.items() if name in known}) for one in entries]
+        told = [Finding(**{name: value for name, value in one.items() if name in known}) for one in entries]
+        return told, isinstance(document, dict) and "pools" not in document.get("checked", {"pools": 0})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise click.ClickException(f"{path}: not a report of `podwire ipam check -o json`: {error}") from None
 
 
 def from_report(scope: Scope, told: list[Finding]) -> int:
     """Mend what the report says and a new check still finds."""
-    # a file that was old enough for the report is so still: no grace
-    found = check(replace(scope, grace=0.0)).findings if told else []
-    still = persistent(told, found)
-    gone = len(told) - len(persistent(found, told))
+    if not told:
+        return 0
+    report = check(replace(scope, grace=0.0))  # a file that was old enough for the report is so still: no grace
+    still = persistent(told, report.findings)
+    unseen, gone = _missing(told, report)
     if gone:
         click.echo(f"{gone} of {len(told)} findings are not found any more")
-    left = 0
+    for one in unseen:
+        where = f"node {one.node} was not looked into: give --local there, or its lab's kubeconfig"
+        click.echo(f"left for you: {one.kind}, {one.address or one.object}: {where}", err=True)
+    left = len(unseen)
     for one in sorted(still, key=_turn):
         try:
-            click.echo(_mend(scope, one))
+            click.echo(_mend(scope, one, classic=report.classic))
         except mend.Changed as error:
             click.echo(f"left alone: {error}")
         except _NeedsYou as error:
             click.echo(f"left for you: {one.kind}, {one.address or one.object}: {error}", err=True)
             left += 1
     return 1 if left else 0
+
+
+def _missing(told: list[Finding], report: Report) -> tuple[list[Finding], int]:
+    """What the new check did not find: on nodes that it did not look into, and (how many) as it is gone."""
+    missing = [one for one in told if not persistent(report.findings, [one])]
+    unseen = [
+        one for one in missing if one.cure in (SCRUB, REMOVE_FILE) and one.node not in report.checked.get("nodes", [])
+    ]
+    return unseen, len(missing) - len(unseen)
 
 
 class _NeedsYou(Exception):
@@ -186,14 +196,18 @@ def _turn(one: Finding) -> int:
     return order.index(one.cure) if one.cure in order else len(order)
 
 
-def _mend(scope: Scope, one: Finding) -> str:
+def _mend(scope: Scope, one: Finding, *, classic: bool) -> str:
     if not one.cure:
         raise _NeedsYou(one.remedy)
     if one.cure in (SCRUB, REMOVE_FILE):
         return _mend_node(scope, one)
     if scope.where is None:
         raise _NeedsYou("it needs the cluster: give --kubeconfig")
-    return ask(scope.where, partial(mend.mend, finding=one))
+    return ask(scope.where, partial(_mend_stored, one=one, classic=classic))
+
+
+async def _mend_stored(api: Any, one: Finding, *, classic: bool) -> str:
+    return await mend.mend(stored_by(api, classic=classic), one)
 
 
 def _mend_node(scope: Scope, one: Finding) -> str:

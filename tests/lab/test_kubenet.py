@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from host import PODWIRE
 from kubectl import Kubectl, eventually, lab
 from pods import events, on_node, pod, ready
 
@@ -117,9 +118,25 @@ def test_a_full_pod_cidr_says_so_and_recovers(kubectl: Kubectl) -> None:
     kubectl.run("delete", "pod", "--wait=false", *[name for name in names if name not in running[:3]])
 
 
-def test_kubenet_with_blocks_is_refused(tmp_path: Path, kubectl: Kubectl) -> None:
-    from host import PODWIRE
+def test_a_leaked_file_is_found_and_removed_from_the_report(kubectl: Kubectl) -> None:
+    """A report with nothing but files of the lab's nodes is about these nodes, not about this machine."""
+    path = "/var/lib/cni/networks/k8s-pod-network/10.244.200.9"
+    on_node(kubectl, "kn-worker2", f"printf 'gone\\r\\neth0' >{path}")
 
+    def podwire(code: int, *words: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            [str(PODWIRE), "ipam", *words], input=stdin, env=kubectl.env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    report = podwire(1, "check", "--node", "kn-worker2", "--grace", "0", "-o", "json")
+    assert [one["kind"] for one in json.loads(report)["findings"]] == ["leaked file"]
+    assert podwire(0, "release", "--from-report", "-", stdin=report) == f"kn-worker2: removed {path}\n"
+    podwire(0, "check", "--node", "kn-worker2", "--grace", "0")
+
+
+def test_kubenet_with_blocks_is_refused(tmp_path: Path, kubectl: Kubectl) -> None:
     words = [str(PODWIRE), "lab", "up", "--name", "x", "--network", "kubenet", "--ipam", "blocks"]
     done = subprocess.run(words, env=kubectl.env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0

@@ -133,3 +133,6 @@ def test_no_cluster_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         connect.target()
     with pytest.raises(click.ClickException, match="absent: No such file"):
         connect.target(str(tmp_path / "absent"))
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    with pytest.raises(click.ClickException, match=r"KUBECONFIG names .*/one, .*/two, and there is no such file"):
+        connect.target()

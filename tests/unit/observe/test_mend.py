@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from build import affinity, block, handle, node, pool, stored, who
 
 from podwire.ipam.blocks import Block
+from podwire.ipam.layout import ClassicApi
 from podwire.kube.fake import FakeApi
+from podwire.model.address import Cidr
 from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES, IPPOOLS, NODES
 from podwire.observe.cluster import NoKinds, read, stored_as
 from podwire.observe.damage import Finding, api_findings
-from podwire.observe.mend import Changed, mend, recount, release
+from podwire.observe.mend import Changed, mend, put_affinity, recount, release
 
 CIDR = "10.0.0.0/28"
 
@@ -129,6 +131,21 @@ async def test_a_handle_that_is_right_stays_as_it_is() -> None:
 async def test_a_cure_that_is_none() -> None:
     with pytest.raises(ValueError, match="double use"):
         await mend(await world(), Finding("double use", "", "", "", "", ""))
+
+
+async def test_the_older_layout_is_mended_where_it_lies() -> None:
+    api = FakeApi()
+    for gvr, made in ((IPPOOLS, pool()), (NODES, node("n1")), (IPAMBLOCKS, stored(HELD))):
+        await api.create(stored_as(gvr, classic=gvr != NODES), made)
+    there = ClassicApi(api)
+    await put_affinity(there, "n1", Cidr.parse(CIDR))
+    assert (await api.list(stored_as(BLOCKAFFINITIES, classic=True)))[0][0]["spec"]["deleted"] == "false"
+    for one in api_findings(await read(there)):
+        await mend(there, one)
+    assert api_findings(await read(there)) == []
+    (kept,) = (await api.list(stored_as(IPAMBLOCKS, classic=True)))[0]
+    assert not any(index is not None for index in kept["spec"]["allocations"])
+    assert (await api.list(IPAMBLOCKS))[0] == [] == (await api.list(BLOCKAFFINITIES))[0]
 
 
 async def test_the_older_layout_is_read_and_a_cluster_without_pools_is_told() -> None:
