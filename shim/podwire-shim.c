@@ -182,7 +182,8 @@ int main(int count, char **arguments) {
     append_environment(role);
     append_stdin();
     read_paths();
-    int fd = call(path && *path ? open(path, O_RDONLY | O_CLOEXEC) : -1);
+    int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY; /* a FIFO must not hold us */
+    int fd = call(path && *path ? open(path, flags) : -1);
     int code = fd < 0 ? -1 : answer(fd);
     if (code >= 0) return code;
     if (!strcmp(command, "STATUS")) fail(50, "the Podwire agent is not available", socket_path);

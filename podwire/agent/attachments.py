@@ -84,6 +84,13 @@ def decode(raw: bytes) -> Attachment:
     return msgspec.convert(fields, Attachment)
 
 
+def read(path: Path) -> Attachment:
+    """A record's file. A link is not followed, and a FIFO holds nobody up. Raises OSError, msgspec.MsgspecError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return decode(file.read())
+
+
 class Attachments:
     """The records in memory and on disk. Safe for use by several threads."""
 
@@ -98,7 +105,7 @@ class Attachments:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(self._directory.glob("*.json")):
             try:
-                record = decode(path.read_bytes())
+                record = read(path)
                 if path != self._path(record.key):
                     path.rename(self._path(record.key))
             except (OSError, msgspec.MsgspecError) as error:
@@ -167,7 +174,8 @@ class Attachments:
 
 
 def _write(path: str, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
     try:
         if os.write(descriptor, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)

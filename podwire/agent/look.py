@@ -105,7 +105,7 @@ def _tunnel(socket: RouteSocket, links: list[Link]) -> str:
 def _records(directory: Path, blind: list[str]) -> Iterator[tuple[Any, Attachment]]:
     for path in sorted(directory.glob("*.json")):
         try:
-            record = attachments.decode(path.read_bytes())
+            record = attachments.read(path)
         except FileNotFoundError:
             continue  # a DEL was faster
         except (OSError, msgspec.MsgspecError) as error:

@@ -46,7 +46,7 @@ def _drop(socket: RouteSocket, address: str, index: int, interface: str) -> str:
 
 
 def _records(config: AgentConfig) -> list[attachments.Attachment]:
-    return [attachments.decode(path.read_bytes()) for path in config.attachments.glob("*.json")]
+    return [attachments.read(path) for path in config.attachments.glob("*.json")]
 
 
 def remove_file(directory: str, network: str, address: str, owner: str) -> str:

@@ -230,7 +230,7 @@ def _parse_args(text: str) -> dict[str, str]:
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key) or {}
+    value = {} if config.get(key) is None else config[key]
     if not isinstance(value, dict):
         raise CniError(BAD_CONFIG, f"{key} is not an object")
     return value

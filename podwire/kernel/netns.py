@@ -39,9 +39,10 @@ def open_own() -> int:
 
 
 def open_path(path: str | os.PathLike[str]) -> int:
-    """Descriptor of the namespace at `path`; the caller closes it. Raises KernelError naming the path."""
+    """Descriptor of the namespace at `path`; the caller closes it. Raises KernelError naming the path. What is no
+    namespace (a FIFO, a terminal) neither holds the caller nor is made its own."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise KernelError(f"open network namespace {os.fspath(path)}", error.errno or 0) from error
 

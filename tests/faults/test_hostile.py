@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -40,6 +41,9 @@ INPUTS = [
     (json.dumps(GOOD | {"name": "../../etc"}).encode(), 7),
     (json.dumps(GOOD | {"name": "n" * 5000}).encode(), 7),
     (json.dumps(GOOD | {"runtimeConfig": ["portMappings"]}).encode(), 7),
+    (json.dumps(GOOD | {"runtimeConfig": []}).encode(), 7),
+    (json.dumps(GOOD | {"runtimeConfig": ""}).encode(), 7),
+    (json.dumps(GOOD | {"runtimeConfig": False}).encode(), 7),
     (json.dumps(GOOD | {"runtimeConfig": {"portMappings": "80"}}).encode(), 7),
     (json.dumps(GOOD | {"runtimeConfig": {"portMappings": [{"hostPort": 1 << 40, "containerPort": 1}]}}).encode(), 7),
     (json.dumps(GOOD | {"runtimeConfig": {"bandwidth": {"ingressRate": -1, "ingressBurst": 1}}}).encode(), 7),
@@ -91,6 +95,29 @@ def test_environment(shared: Site, changed: dict[str, str], code: int) -> None:
     assert (exit_code, answer["code"]) == (1, code), answer
     assert answer["msg"]
     serves(shared)
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["by descriptor", "by path"])
+def test_a_fifo_for_a_namespace(shared: Site, tmp_path: Path, sent: bool) -> None:
+    """Opening one waits for a writer who never comes: neither the executable nor the agent may."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    env = environment(shared, str(fifo))
+    if sent:
+        code, output = shared.run(env, WHOLE)
+    else:
+        code, output = _without_descriptor(shared, env)
+    assert (code, json.loads(output)["code"]) == (1, 4), output
+    serves(shared)
+
+
+def _without_descriptor(site: Site, env: dict[str, str]) -> tuple[int, str]:
+    """The answer to a caller that leaves the opening to the agent."""
+    block = "".join(f"{name}={value}\0" for name, value in ({"PODWIRE_ROLE": "podwire"} | env).items()).encode()
+    with _connected(site) as client:
+        client.sendall(struct.pack("=I", len(block)) + block + struct.pack("=I", len(WHOLE)) + WHOLE)
+        whole = b"".join(iter(lambda: client.recv(65536), b""))
+    return whole[0], whole[5:].decode()
 
 
 def test_the_nodes_own_namespace(shared: Site) -> None:

@@ -103,6 +103,21 @@ def test_nobody_listens(shim: Path) -> None:
     assert json.loads(stdin)["name"] == "n"
 
 
+def test_a_fifo_for_a_namespace_holds_nobody_up(shim: Path) -> None:
+    """Opening one for reading waits for a writer who never comes."""
+    fifo, seen = shim.parent / "fifo", []
+    os.mkfifo(fifo)
+
+    def serve(env: dict[str, str], stdin: bytes, netns: int | None) -> tuple[int, bytes]:
+        assert netns is not None
+        seen.append(os.fstat(netns).st_ino)
+        return 0, b"{}"
+
+    with agent(shim.parent, serve):
+        assert call(shim, "ADD", CNI_NETNS=str(fifo)) == (0, "{}")
+    assert seen == [fifo.stat().st_ino]
+
+
 @pytest.mark.parametrize(
     ("env", "words"),
     [

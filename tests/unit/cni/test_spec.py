@@ -55,7 +55,7 @@ def test_request() -> None:
         (None, {"name": 5}, 7, "network name"),
         (None, {"cniVersion": "2.0.0"}, 1, "incompatible"),
         (None, {"cniVersion": 7}, 1, "incompatible"),
-        (None, {"runtimeConfig": []}, None, ""),
+        (None, {"runtimeConfig": []}, 7, "runtimeConfig is not an object"),
         (None, {"runtimeConfig": [1]}, 7, "runtimeConfig"),
         ({"CNI_CONTAINERID": "a\nb"}, None, 4, "CNI_CONTAINERID"),
         ({"CNI_IFNAME": "a b"}, None, 4, "CNI_IFNAME"),
