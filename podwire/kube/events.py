@@ -53,10 +53,20 @@ class Recorder:
         self._buckets: OrderedDict[tuple[_Subject, str], _Bucket] = OrderedDict()
 
     async def record(
-        self, obj: Object, kind: str, reason: str, message: str, component: str, *, host: str = "", field_path: str = ""
+        self,
+        obj: Object,
+        kind: str,
+        reason: str,
+        message: str,
+        component: str,
+        *,
+        host: str = "",
+        field_path: str = "",
+        same: str = "",
     ) -> None:
         """Tell that `reason` happened to `obj`. `kind` is Normal or Warning; `component` and `host` say who tells it;
-        `field_path` names a part, such as spec.containers{web}."""
+        `field_path` names a part, such as spec.containers{web}; `same` is the message without what differs each time
+        (an ID, say): events that agree in it are one, with the last one's message."""
         reference = _reference(obj, field_path)
         subject = tuple(reference.get(part, "") for part in ("namespace", "kind", "name", "uid", "fieldPath"))
         assert len(subject) == 5
@@ -67,7 +77,9 @@ class Recorder:
         # Events about what lives in no namespace stand in `default`.
         namespace = reference.get("namespace") or "default"
         try:
-            await self._tell((subject, kind, reason, message, source), namespace, reference, component, host)
+            await self._tell(
+                (subject, kind, reason, same or message, source), message, namespace, reference, component, host
+            )
         except ApiError as error:
             # A namespace on its way out refuses new events: that is as it should be.
             level = logging.DEBUG if error.status in (403, 404) else logging.WARNING
@@ -90,6 +102,7 @@ class Recorder:
     async def _tell(
         self,
         same: tuple[_Subject, str, str, str, str],
+        message: str,
         namespace: str,
         reference: Object,
         component: str,
@@ -101,12 +114,15 @@ class Recorder:
             told.count += 1
             told.at = time.monotonic()
             try:
-                await self._api.patch(EVENTS, told.name, {"count": told.count, "lastTimestamp": now}, namespace)
+                news: Object = {"count": told.count, "lastTimestamp": now}
+                if message != same[3]:
+                    news["message"] = message[:1024]
+                await self._api.patch(EVENTS, told.name, news, namespace)
                 return
             except ApiError as error:
                 if not error.not_found:
                     raise
-        _, kind, reason, message, _ = same
+        _, kind, reason, _, _ = same
         name = f"{reference['name']}.{time.time_ns():x}"
         self._told[same] = _Told(name, 1, time.monotonic())
         if len(self._told) > REMEMBERED:

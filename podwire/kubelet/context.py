@@ -50,13 +50,23 @@ class Context:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def tell(self, pod: Object, kind: str, reason: str, message: str, container: str = "", init: bool = False) -> None:
-        """Record an Event of a pod (and one of its containers), without waiting for it."""
+    def tell(
+        self,
+        pod: Object,
+        kind: str,
+        reason: str,
+        message: str,
+        container: str = "",
+        init: bool = False,
+        same: str = "",
+    ) -> None:
+        """Record an Event of a pod (and one of its containers), without waiting for it. `same`: see Recorder."""
         subject = {"apiVersion": "v1", "kind": "Pod", "metadata": pod["metadata"]}
         section = "initContainers" if init else "containers"
         path = f"spec.{section}{{{container}}}" if container else ""
         host = self.config.node_name
-        self.background(self.recorder.record(subject, kind, reason, message, "kubelet", host=host, field_path=path))
+        told = self.recorder.record(subject, kind, reason, message, "kubelet", host=host, field_path=path, same=same)
+        self.background(told)
 
     async def close(self) -> None:
         """Give up what goes on beside."""

@@ -19,9 +19,16 @@ from podwire.kubelet.sandbox import Namespaces, Sandbox, SandboxError
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
+_CREATE_FAILED = "Failed to create pod sandbox: rpc error: code = Unknown desc = "
+
 
 class SandboxProblem(Exception):
-    """A sandbox could not be set up or torn down; the text is what kubelet's event says."""
+    """A sandbox could not be set up or torn down; the text is what kubelet's event says, `same` that text without what
+    differs in every try."""
+
+    def __init__(self, words: str, sandbox_id: str = "") -> None:
+        super().__init__(words)
+        self.same = words.replace(sandbox_id, "") if sandbox_id else words
 
 
 def _attachment(sandbox: Sandbox, arguments: Object | None = None) -> Attachment:
@@ -41,7 +48,6 @@ async def create(context: Context, pod: Object, attempt: int) -> Sandbox:
     hostname = context.config.node_name if host_network else dnsfiles.hostname(pod)
     security = spec.get("securityContext") or {}
     sysctls = {one["name"]: str(one["value"]) for one in security.get("sysctls") or []}
-    prefix = "Failed to create pod sandbox: rpc error: code = Unknown desc = "
     try:
         sandbox = await context.children.call(
             lambda: context.sandboxes.create(
@@ -56,19 +62,24 @@ async def create(context: Context, pod: Object, attempt: int) -> Sandbox:
             )
         )
     except SandboxError as error:
-        raise SandboxProblem(prefix + str(error)) from error
+        raise SandboxProblem(_CREATE_FAILED + str(error)) from error
     try:
         addresses = await _connect(context, pod, sandbox)
     except (CniError, ValueError) as error:
         await remove(context, sandbox, give_up=True)
-        words = f'failed to setup network for sandbox "{sandbox.id}": {error}'
-        raise SandboxProblem(prefix + words) from error
+        raise not_connected(sandbox.id, error) from error
     except asyncio.CancelledError:
         await remove(context, sandbox, give_up=True)
         raise
     sandbox = msgspec.structs.replace(sandbox, addresses=addresses, attached=not host_network)
     context.sandboxes.save(sandbox)
     return sandbox
+
+
+def not_connected(sandbox_id: str, error: Exception) -> SandboxProblem:
+    """What to say when a chain's ADD failed."""
+    words = f'failed to setup network for sandbox "{sandbox_id}": {error}'
+    return SandboxProblem(_CREATE_FAILED + words, sandbox_id)
 
 
 async def _connect(context: Context, pod: Object, sandbox: Sandbox) -> tuple[str, ...]:

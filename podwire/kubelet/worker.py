@@ -262,7 +262,7 @@ class Worker:
         try:
             self.sandbox = await podsandbox.create(self.context, self.effective, self._attempt)
         except SandboxProblem as error:
-            self.context.tell(self.pod, "Warning", "FailedCreatePodSandBox", str(error))
+            self.context.tell(self.pod, "Warning", "FailedCreatePodSandBox", str(error), same=error.same)
             return self._retry.fail("sandbox", time.monotonic())
         self._attempt += 1
         self._watch_pause(self.sandbox)

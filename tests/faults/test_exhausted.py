@@ -5,14 +5,39 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.faults.conftest import Site
+import pytest
+
+from podwire.kube.events import Recorder
+from podwire.kube.fake import FakeApi
+from podwire.kubelet import podsandbox
+from podwire.kubelet.children import Children
+from podwire.kubelet.cniconf import CniError
+from podwire.kubelet.cnirun import Attachment, CniRunner
+from podwire.model.gvr import EVENTS
+from tests.faults.conftest import Site, Space
 from tests.netns.agent.conftest import until
 
 
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _told(site: Site, space: Space, tries: int) -> list[dict[str, Any]]:
+    """The Events of a pod that a kubelet tries to start so many times, each in a new sandbox."""
+    cni = CniRunner(Children(), site.node.conflist.parent, (site.node.bin_dir,), site.node.folder / "cache")
+    api = FakeApi()
+    recorder, pod = Recorder(api), {"kind": "Pod", "metadata": {"name": "late", "namespace": "default"}}
+    for number in range(tries):
+        attachment = Attachment(f"{number:064x}", space.path, "default", "late")
+        with pytest.raises(CniError) as refused:
+            await cni.add(attachment)
+        await cni.delete(attachment)
+        problem = podsandbox.not_connected(attachment.container_id, refused.value)
+        await recorder.record(pod, "Warning", "FailedCreatePodSandBox", str(problem), "kubelet", same=problem.same)
+    return api.objects(EVENTS)
 
 
 def test_exhausted_then_freed(tiny: Site) -> None:
@@ -43,6 +68,9 @@ def test_exhausted_then_freed(tiny: Site) -> None:
         assert sum(site.api.fake.calls.values()) - calls < 50
         time.sleep(0.1)
     assert _cpu_seconds(site.node.agent.pid) - cpu < 1
+
+    (told,) = site.api.do(_told(site, space, tries=5))
+    assert told["count"] == 5 and answer["msg"] in told["message"]
 
     site.delete("p0", spaces[0])
 

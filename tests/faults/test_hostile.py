@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from podwire.kubelet.children import Children
+from podwire.kubelet.cniconf import CniError
+from podwire.kubelet.cnirun import Attachment, CniRunner
 from tests.faults.conftest import Site
 
 GOOD = {"cniVersion": "1.1.0", "name": "k8s-pod-network", "type": "podwire"}
@@ -181,13 +184,25 @@ def serves(site: Site) -> None:
     site.clean()
 
 
-def test_a_plugin_behind_ours_that_is_missing(shared: Site) -> None:
-    """The runtime fails the ADD and sends DEL for the whole chain; ours gives everything back, as often as it comes."""
-    space = shared.space()
-    shared.add("chain", space)
-    assert not (Path(shared.node.bin_dir) / "no-such-plugin").exists()
-    shared.delete("chain", space)  # without prevResult, as the ADD of the list never ended
-    shared.delete("chain", space)
+async def test_a_plugin_behind_ours_that_is_missing(shared: Site, tmp_path: Path) -> None:
+    """The ADD fails and says which file was looked for where; the DEL of the whole chain gives everything of ours back,
+    though the plugin behind is as missing then."""
+    plugins = [{"type": "podwire"}, {"type": "no-such-plugin"}]
+    (tmp_path / "10-chain.conflist").write_text(json.dumps(GOOD | {"plugins": plugins}))
+    cni = CniRunner(Children(), tmp_path, (shared.node.bin_dir, Path("/nowhere/else")), tmp_path / "cache")
+    attachment = Attachment("chain", shared.space().path, "default", "chain")
+    with pytest.raises(CniError) as refused:
+        await cni.add(attachment)
+    where = f"[{shared.node.bin_dir} /nowhere/else]"
+    assert (
+        str(refused.value)
+        == f'plugin type="no-such-plugin" failed (add): failed to find plugin "no-such-plugin" in path {where}'
+    )
+    assert shared.held().get("chain"), "ours is first and has done its part"
+    with pytest.raises(CniError, match="no-such-plugin"):
+        await cni.delete(attachment)
+    shared.delete("chain", None)  # what the runtime's GC, or the plugin back in its place, comes to
+    shared.delete("chain", None)
     shared.clean()
 
 

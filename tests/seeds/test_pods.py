@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,9 +192,18 @@ def test_when_addresses_run_out(tmp_path: Path) -> None:
                 found[line.split()[2]] = found.get(line.split()[2], 0) + 1
             return found
 
+        def refusals(name: str) -> list[dict[str, Any]]:
+            chosen = f"involvedObject.name={name},reason=FailedCreatePodSandBox"
+            found: list[dict[str, Any]] = json.loads(
+                kubectl.run("get", "events", "--field-selector", chosen, "-o", "json")
+            )["items"]
+            return found
+
         eventually(lambda: counts().get("Running", 0) >= 28 and sum(counts().values()) == 40, 60)
         assert set(counts()) == {"Running", "ContainerCreating"}
         hung = next(line.split()[0] for line in kubectl.run("get", "pods").splitlines() if "ContainerCreating" in line)
         eventually(lambda: "no IP addresses available" in kubectl.run("describe", "pod", hung))
+        assert eventually(lambda: refusals(hung)[0]["count"] >= 3, 60)
+        assert len(refusals(hung)) == 1, "one Event that counts"
         kubectl.run("scale", "deployment", "many", "--replicas=20")
         eventually(lambda: counts() == {"Running": 20}, 90)

@@ -93,6 +93,16 @@ async def test_failures_come_back_with_growing_pauses() -> None:
     assert [backoff(n) for n in (1, 2, 3)] == [0.005, 0.01, 0.02] and backoff(99) == 60.0
 
 
+async def test_events_that_differ_in_an_id_are_one() -> None:
+    api = FakeApi()
+    recorder, subject = Recorder(api), {"apiVersion": "v1", **obj("x", 1)}
+    for number in range(3):
+        await recorder.record(subject, "Warning", "Failed", f"sandbox {number} full", "test", same="sandbox  full")
+    await recorder.record(subject, "Warning", "Failed", "another", "test")
+    found = {one["message"]: one["count"] for one in api.objects(gvr.EVENTS)}
+    assert found == {"sandbox 2 full": 3, "another": 1}
+
+
 async def test_events_are_counted_and_cut_short() -> None:
     api = FakeApi()
     recorder, subject = Recorder(api), {"apiVersion": "v1", **obj("x", 1)}
