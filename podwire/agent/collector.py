@@ -161,11 +161,16 @@ class Collector:
             log.info("blocks of a vanished node released node=%s", node)
 
     async def _forget_handles(self, blocks: list[Held], seen: set[tuple[str, str]]) -> None:
-        """Handles that hold nothing: what a cut-off assignment or release left. Blocks that are nobody's and empty."""
-        holding = {name_of(handle) for held in blocks for handle in held.block.holdings()}
+        """Handles that hold nothing, or less than they say: what a cut-off assignment or release left. Blocks that are
+        nobody's and empty."""
+        holding: dict[str, set[Cidr]] = {}
+        for held in blocks:
+            for handle in held.block.holdings():
+                holding.setdefault(name_of(handle), set()).add(held.block.cidr)
         for obj in (await self._api.list(IPAMHANDLES))[0]:
             name = obj["metadata"]["name"]
-            if name not in holding and self._ripe(("record", name), seen):
+            too_much = handles.counts_of(obj).keys() - holding.get(name, set())
+            if (too_much or name not in holding) and self._ripe(("record", name), seen):
                 await handles.lower_to(self._api, obj["spec"].get("handleID") or name, self._counter(obj))
         for held in blocks:
             if held.block.empty and not held.block.affinity and self._ripe(("block", held.block.name), seen):

@@ -225,7 +225,7 @@ class Allocator:
 
     async def settled(self) -> None:
         """Wait until everything that was lent is written under its own handle. Raises IpamError, ApiError."""
-        while self.stock.lent or self._commit.dirty:
+        while self.stock.lent or self._commit.dirty or self._commit.tried:
             await self._ask("", None, None)
 
     async def close(self) -> None:

@@ -25,7 +25,8 @@ from podwire.model.ippool import IPPool
 
 
 class Commit:
-    """The rounds of one allocator; one at a time. `dirty` are handles to be lowered."""
+    """The rounds of one allocator; one at a time. `dirty` are handles to be lowered, `tried` those for which nothing
+    was got: they are lowered unless somebody else got something meanwhile."""
 
     def __init__(self, api: Api, ledger: Ledger, stock: Stock, room: Room, placing: Placing, choose: Choose) -> None:
         self._api = api
@@ -37,6 +38,7 @@ class Commit:
         self._choose = choose
         self.pools: Callable[[], Iterable[IPPool]] = tuple
         self.dirty: set[str] = set()
+        self.tried: set[str] = set()
         self.drop_strays = False
 
     @property
@@ -46,7 +48,7 @@ class Commit:
 
     def wants(self) -> bool:
         """Something is due without anybody's asking."""
-        if self._stock.lent or self.dirty or self.drop_strays or self._placing.shrink:
+        if self._stock.lent or self.dirty or self.tried or self.drop_strays or self._placing.shrink:
             return True
         return any(self._stock.left(width) * 2 < self._placing.goal(width) for width in self._stock.pace)
 
@@ -101,7 +103,7 @@ class Commit:
         try:
             held = self._ledger.counts(request.handle)
             if held and not request.won:
-                for cidr in await handles.raise_to(self._api, request.handle, held):
+                for cidr in await handles.raise_to(self._api, request.handle, held, self._writing.marks):
                     await self._ledger.reread(cidr, wanted=True)
             request.exact = {}
             for address in request.wish.exact:
@@ -175,7 +177,7 @@ class Commit:
             request.wish, request.error = None, error
             return [request]
         fail([request], error)
-        self.dirty.add(request.handle)
+        self.tried.add(request.handle)
         return []
 
     # -- the stock ----------------------------------------------------------------------------------------------------
@@ -186,10 +188,13 @@ class Commit:
         """Handles first: they say at least what is about to be taken. Who fails here leaves the drafts."""
         fresh = [request for request in assigns if request.placed]
         entries = [entry for entry in lent if not entry.dying]
+        marks = self._writing.marks
         own, notes, lending = await asyncio.gather(
             self._writing.raise_own(),
             asyncio.gather(*(self._writing.raise_for(request) for request in fresh)),
-            asyncio.gather(*(attempt(handles.raise_to(self._api, e.handle, counts_of(e.spots))) for e in entries)),
+            asyncio.gather(
+                *(attempt(handles.raise_to(self._api, e.handle, counts_of(e.spots), marks)) for e in entries)
+            ),
         )
         if isinstance(own, Exception):
             self._writing.problem = own
@@ -205,7 +210,7 @@ class Commit:
             if problem is not None:
                 self._placing.undo(request)
                 assigns.remove(request)
-                self.dirty.add(request.handle)
+                self.tried.add(request.handle)
                 if isinstance(problem, Lost):
                     again.append(request)
                 else:
@@ -222,9 +227,11 @@ class Commit:
             request.won |= bool(cidrs - problems.keys())
             if not lost:
                 answer(request, self._told(request))
+                if request.raised - self._ledger.index.get(request.handle, set()) - cidrs:
+                    self.tried.add(request.handle)  # a race was lost in another block before
             elif error := next((problem for problem in lost if isinstance(problem, ApiError)), None):
                 again += self._refuse(request, error)
-                self.dirty.add(request.handle)
+                self.tried.add(request.handle)
             else:
                 again.append(request)
         for request in list(releases):
@@ -264,14 +271,16 @@ class Commit:
     async def _lower(self, releases: list[Request]) -> None:
         """Handles that hold less now. What fails is tried again later; the release itself is done."""
         self.dirty |= {request.handle for request in releases}
+        self.tried -= self.dirty
         if not self._ledger.doubtful:
-            due = sorted(self.dirty - self._stock.lent.keys())
-            outcomes = await asyncio.gather(*(attempt(self._writing.lower(handle)) for handle in due))
-            for handle, outcome in zip(due, outcomes, strict=True):
-                if isinstance(outcome, Exception):
-                    self._writing.problem = outcome
-                else:
-                    self.dirty.discard(handle)
+            for handles_due, own in ((self.dirty, False), (self.tried, True)):
+                due = sorted(handles_due - self._stock.lent.keys())
+                outcomes = await asyncio.gather(*(attempt(self._writing.lower(handle, own=own)) for handle in due))
+                for handle, outcome in zip(due, outcomes, strict=True):
+                    if isinstance(outcome, Exception):
+                        self._writing.problem = outcome
+                    else:
+                        handles_due.discard(handle)
             await self._writing.lower_own()
         for request in releases:
             if request.error is not None:

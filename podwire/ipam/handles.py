@@ -1,13 +1,17 @@
 """IPAMHandle objects: in which blocks a handle holds how many addresses.
 
 Raised before the block is written and lowered after it, so that a handle never says less than is taken: what a cut-off
-attempt left is found again by its handle. Removed at zero.
+attempt left is found again by its handle. Removed at zero. Every raise leaves a mark of its own: a removal that was
+sent before it, and comes late, is refused; and who cleans up after an attempt that failed leaves alone what another
+raised since.
 Source: projectcalico.org/v3 IPAMHandle (name: the handle in lower case; spec.block: CIDR → count).
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from podwire.ipam.stored import TRIES, Lost
 from podwire.model.address import Cidr
@@ -15,16 +19,35 @@ from podwire.model.api import Api, ApiError, Object
 from podwire.model.gvr import IPAMHANDLES
 
 Counts = Mapping[Cidr, int]
+MARK = "podwire/raised"
+"""Annotation: which process raised the handle last, and its how-manieth raise that was."""
 
 
 def name_of(handle: str) -> str:
     return handle.lower()
 
 
-def _object(handle: str, counts: Counts) -> Object:
+@dataclass(slots=True)
+class Marks:
+    """Those that one process leaves."""
+
+    process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    _raises: int = 0
+
+    def next(self) -> str:
+        self._raises += 1
+        return f"{self.process}.{self._raises}"
+
+    def ours(self, stored: Object) -> bool:
+        """Nobody else raised the handle since this process did."""
+        mark: str = (stored["metadata"].get("annotations") or {}).get(MARK, "")
+        return mark.partition(".")[0] == self.process
+
+
+def _object(handle: str, counts: Counts, mark: str) -> Object:
     spec = {"handleID": handle, "block": {str(cidr): count for cidr, count in counts.items()}, "deleted": False}
     head = {"apiVersion": IPAMHANDLES.api_version, "kind": IPAMHANDLES.kind}
-    return {**head, "metadata": {"name": name_of(handle)}, "spec": spec}
+    return {**head, "metadata": {"name": name_of(handle), "annotations": {MARK: mark}}, "spec": spec}
 
 
 async def read(api: Api, handle: str) -> Object | None:
@@ -52,12 +75,13 @@ def counts_of(stored: Object | None) -> dict[Cidr, int]:
     return found
 
 
-async def raise_to(api: Api, handle: str, wanted: Counts) -> set[Cidr]:
+async def raise_to(api: Api, handle: str, wanted: Counts, marks: Marks) -> set[Cidr]:
     """Note that a handle is about to hold at least so many addresses; the other blocks in which it is said to hold
     some. Raises ApiError, Lost."""
+    mark = marks.next()
     for _ in range(TRIES):
         try:
-            await api.create(IPAMHANDLES, _object(handle, wanted))
+            await api.create(IPAMHANDLES, _object(handle, wanted, mark))
             return set()
         except ApiError as error:
             if not error.already_exists:
@@ -67,10 +91,11 @@ async def raise_to(api: Api, handle: str, wanted: Counts) -> set[Cidr]:
             if stored is None:
                 continue
             counts = counts_of(stored)
-            if any(counts.get(cidr, 0) < count for cidr, count in wanted.items()):
-                block = stored["spec"].setdefault("block", {})
-                block |= {str(cidr): max(count, counts.get(cidr, 0)) for cidr, count in wanted.items()}
-                await api.update(IPAMHANDLES, stored)
+            block = stored["spec"].setdefault("block", {})
+            block |= {str(cidr): max(count, counts.get(cidr, 0)) for cidr, count in wanted.items()}
+            metadata = stored["metadata"]
+            metadata["annotations"] = {**(metadata.get("annotations") or {}), MARK: mark}
+            await api.update(IPAMHANDLES, stored)
             return set(counts) - set(wanted)
         except ApiError as error:
             if not (error.conflict or error.not_found):
@@ -78,12 +103,14 @@ async def raise_to(api: Api, handle: str, wanted: Counts) -> set[Cidr]:
     raise Lost(f"IPAM handle {name_of(handle)} changes all the time")
 
 
-async def lower_to(api: Api, handle: str, look: Callable[[set[Cidr]], Awaitable[dict[Cidr, int]]]) -> None:
+async def lower_to(
+    api: Api, handle: str, look: Callable[[set[Cidr]], Awaitable[dict[Cidr, int]]], only: Marks | None = None
+) -> None:
     """Make a handle say what it holds; nothing: it is removed. `look` answers that, given the blocks that the stored
-    handle names. Raises ApiError, Lost."""
+    handle names. With `only`, not if another process raised it since. Raises ApiError, Lost."""
     for _ in range(TRIES):
         stored = await read(api, handle)
-        if stored is None:
+        if stored is None or (only is not None and not only.ours(stored)):
             return
         actual = await look(set(counts_of(stored)))
         try:

@@ -30,6 +30,7 @@ class Request:
     placed: dict[int, Spot] = field(default_factory=dict)  # family → address taken in this round
     won: bool = False  # something of it is stored already
     exact: dict[int, Spot] = field(default_factory=dict)
+    raised: set[Cidr] = field(default_factory=set)  # blocks that its handle was made to name
     checked: set[Cidr] = field(default_factory=set)  # named by the stored handle, and it holds nothing there
     freed: list[str] = field(default_factory=list)
     cidrs: set[Cidr] = field(default_factory=set)

@@ -28,6 +28,7 @@ class Writing:
         self._stock = stock
         self._placing = placing
         self.problem: Exception | None = None
+        self.marks = handles.Marks()
         self._noted: dict[Cidr, int] | None = None  # what the stored handle of the stock counts, where known
 
     async def raise_own(self) -> Exception | None:
@@ -37,7 +38,7 @@ class Writing:
         more = {cidr: count for cidr, count in planned.items() if count > noted.get(cidr, 0)}
         if not more:
             return None
-        outcome = await attempt(handles.raise_to(self._api, self._stock.handle, more))
+        outcome = await attempt(handles.raise_to(self._api, self._stock.handle, more, self.marks))
         if isinstance(outcome, Exception):
             return outcome
         self._noted = {**noted, **more}
@@ -48,7 +49,8 @@ class Writing:
         predecessor's last write may land after it began to read."""
         wanted = Counter(self._ledger.counts(request.handle))
         wanted.update(counts_of(request.placed.values()))
-        outcome = await attempt(handles.raise_to(self._api, request.handle, wanted))
+        request.raised |= wanted.keys()
+        outcome = await attempt(handles.raise_to(self._api, request.handle, wanted, self.marks))
         if isinstance(outcome, Exception):
             return outcome
         others = outcome - request.checked
@@ -86,15 +88,15 @@ class Writing:
             self._ledger.keep(written)
         return None
 
-    async def lower(self, handle: str) -> None:
-        """Make a stored handle say what it holds. Raises ApiError, Lost."""
+    async def lower(self, handle: str, *, own: bool = False) -> None:
+        """Make a stored handle say what it holds; `own`: if this process raised it last. Raises ApiError, Lost."""
 
         async def actual(named: set[Cidr]) -> dict[Cidr, int]:
             for cidr in named - self._ledger.held.keys():
                 await self._ledger.reread(cidr, wanted=True)
             return self._ledger.counts(handle)
 
-        await handles.lower_to(self._api, handle, actual)
+        await handles.lower_to(self._api, handle, actual, self.marks if own else None)
 
     async def lower_own(self) -> None:
         """The stock's handle, where it says too much."""

@@ -161,6 +161,18 @@ async def test_left_over_handles_and_blocks_go(world: World) -> None:
     assert [o["metadata"]["name"] for o in world.api.objects(IPAMHANDLES)] == ["k8s-pod-network.a-web"]
 
 
+async def test_a_handle_that_says_too_much_is_put_right(world: World) -> None:
+    await world.pod("a", "web")
+    (handle,) = world.api.objects(IPAMHANDLES)
+    right = dict(handle["spec"]["block"])
+    handle["spec"]["block"]["10.244.3.0/28"] = 1  # a race that was lost just before a crash
+    await world.api.update(IPAMHANDLES, handle)
+    await world.passes(GRACE / 2)
+    assert world.api.objects(IPAMHANDLES)[0]["spec"]["block"] != right, "not before the grace period is over"
+    await world.passes(GRACE)
+    assert world.api.objects(IPAMHANDLES)[0]["spec"]["block"] == right
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_nothing_live_is_ever_freed(world: World, seed: int) -> None:
     """Random pods live, end, vanish and move; nodes vanish; at the end exactly what is in use is held."""
