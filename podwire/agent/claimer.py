@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -116,9 +116,19 @@ class Claimer:
     async def _assign(self, claims: Claims, wish: Wish) -> tuple[str, ...]:
         return tuple(await claims.assign(wish))
 
-    def release(self, handle: str) -> None:
-        """Give back what a handle holds. Raises what went wrong: ApiError, IpamError, TimeoutError, CniError."""
-        self._submit(self.require().release(handle)).result(RELEASE_SECONDS)
+    def release(self, handles: Sequence[str]) -> list[Exception | None]:
+        """Give back what the handles hold, together: they share the allocator's next write. Of each what went wrong:
+        ApiError, IpamError. Raises TimeoutError, CniError."""
+        return self._submit(self._release(self.require(), handles)).result(RELEASE_SECONDS)
+
+    async def _release(self, claims: Claims, handles: Sequence[str]) -> list[Exception | None]:
+        outcomes = await asyncio.gather(*(claims.release(handle) for handle in handles), return_exceptions=True)
+        found: list[Exception | None] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+                raise outcome
+            found.append(outcome if isinstance(outcome, Exception) else None)
+        return found
 
     def _submit(self, call: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         assert self._loop is not None

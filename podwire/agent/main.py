@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -174,10 +175,21 @@ class Agent:
         self._spool.start()
         self._socket.start()
 
-    def _release(self, handle: str) -> None:
-        """Addresses go back to where they came from: files, or blocks on the API."""
-        if not self._files.release(handle):
-            self._claimer.release(handle)
+    def _release(self, handles: Sequence[str]) -> list[Exception | None]:
+        """Addresses go back to where they came from: files, or blocks on the API. Of each handle what went wrong.
+        Raises TimeoutError, CniError."""
+        outcomes: dict[str, Exception | None] = {}
+        blocks: list[str] = []
+        for handle in handles:
+            try:
+                outcomes[handle] = None
+                if not self._files.release(handle):
+                    blocks.append(handle)
+            except Exception as error:  # noqa: BLE001 - it is one of several; the reaper tries it again
+                outcomes[handle] = error
+        if blocks:
+            outcomes.update(zip(blocks, self._claimer.release(blocks), strict=True))
+        return [outcomes[handle] for handle in handles]
 
     def _stop(self) -> None:
         self._socket.close()
@@ -267,9 +279,14 @@ class Agent:
 def run(config: AgentConfig) -> None:
     """The daemon: blocks until SIGTERM or SIGINT. Raises what makes the start impossible."""
     netlink.writes.clear()  # a forked process counts its own writes, not its parent's
-    with contextlib.suppress(PermissionError):
-        os.nice(-10)  # it serves callers that compete with it for the CPU
+    prefer()
     asyncio.run(_run(config))
+
+
+def prefer() -> None:
+    """Before other runnable processes, where that is allowed: it serves callers that compete with it for the CPU."""
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)
 
 
 async def _run(config: AgentConfig) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from podwire.agent import wiring as wire
-from podwire.agent.attachments import DELETED, Attachments, Key
+from podwire.agent.attachments import DELETED, Attachment, Attachments, Key
 from podwire.agent.points import reached
 from podwire.agent.wiring import Sockets
 from podwire.kernel.netlink import KernelError
@@ -19,12 +19,16 @@ log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.02
 RETRY_SECONDS = 1.0
+AT_ONCE = 64
+"""Handles given back in one go: enough to share a block's write, few enough to leave room for an ADD between."""
+
+Release = Callable[[Sequence[str]], Sequence[Exception | None]]
 
 
 class Reaper:
-    """A thread. `release` gives a handle's addresses back and raises when that is not possible now."""
+    """A thread. `release` gives back the addresses of handles, and says of each why that is not possible now."""
 
-    def __init__(self, records: Attachments, sockets: Sockets, release: Callable[[str], None]) -> None:
+    def __init__(self, records: Attachments, sockets: Sockets, release: Release) -> None:
         self._records = records
         self._sockets = sockets
         self._release = release
@@ -59,8 +63,9 @@ class Reaper:
             record = self._records.get(key)
             if record is not None:
                 wire.reap(self._sockets.route())
-                if record.handle:
-                    self._release(record.handle)
+                [outcome] = self._released([record])
+                if outcome is not None:
+                    raise outcome
                 self._records.remove(key)
         with self._guard:
             self._pending.pop(key, None)
@@ -85,21 +90,35 @@ class Reaper:
             except KernelError as error:
                 log.warning("reap failed error=%s", error)
                 return False
-            for key in keys:
-                done &= self._give_back(key)
+            for start in range(0, len(keys), AT_ONCE):
+                done &= self._give_back(keys[start : start + AT_ONCE])
         return done
 
-    def _give_back(self, key: Key) -> bool:
-        record = self._records.get(key)
-        try:
-            if record is not None and record.state == DELETED:
-                if record.handle:
-                    self._release(record.handle)
+    def _give_back(self, keys: Sequence[Key]) -> bool:
+        """Whether all of them are done."""
+        found = [record for key in keys if (record := self._records.get(key)) is not None and record.state == DELETED]
+        left: set[Key] = set()
+        for record, outcome in zip(found, self._released(found), strict=True):
+            try:
+                if outcome is not None:
+                    raise outcome
                 reached("released")
-                self._records.remove(key)
-        except Exception as error:  # noqa: BLE001 - whatever the API said: it is tried again
-            log.warning("release failed handle=%s error=%s", record.handle if record else "", error)
-            return False
+                self._records.remove(record.key)
+            except Exception as error:  # noqa: BLE001 - whatever the API said: it is tried again
+                log.warning("release failed handle=%s error=%s", record.handle, error)
+                left.add(record.key)
         with self._guard:
-            self._pending.pop(key, None)
-        return True
+            for key in keys:
+                if key not in left:
+                    self._pending.pop(key, None)
+        return not left
+
+    def _released(self, records: Sequence[Attachment]) -> list[Exception | None]:
+        """What became of each record's addresses; some never had any."""
+        named = [record for record in records if record.handle]
+        try:
+            outcomes = list(self._release([record.handle for record in named])) if named else []
+        except Exception as error:  # noqa: BLE001 - told of each
+            outcomes = [error] * len(named)
+        by_key = {record.key: outcome for record, outcome in zip(named, outcomes, strict=True)}
+        return [by_key.get(record.key) for record in records]

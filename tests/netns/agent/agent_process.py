@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from podwire.agent.config import AgentConfig
-from podwire.agent.main import Agent
+from podwire.agent.main import Agent, prefer
 from podwire.kube.watch import InSync, Update
 from podwire.model.api import ApiError
 from podwire.model.gvr import GVR
@@ -103,4 +103,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     settings = json.loads(sys.argv[2])
     paths = {"kubeconfig", "socket", "conf_dir", "bin_dir", "state_dir", "shim"}
+    prefer()
     asyncio.run(main(sys.argv[1], AgentConfig(**{k: Path(v) if k in paths else v for k, v in settings.items()})))
