@@ -42,6 +42,7 @@ from podwire.cni import build, install
 from podwire.cni.install import Places
 from podwire.cni.listing import Entry
 from podwire.ipam.claims import Allocator
+from podwire.ipam.layout import FoundApi
 from podwire.kernel import netlink
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.tables import Nft
@@ -68,7 +69,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig, api: AgentApi) -> None:
         self._config = config
-        self._api = api
+        self._api = api = FoundApi(api)
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._complete = False
         self._collection: asyncio.Task[None] | None = None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+from typing import Any
+
 import pytest
 
 from podwire.ipam import layout
 from podwire.ipam.claims import Allocator
-from podwire.ipam.layout import ClassicApi, stored_gvr
+from podwire.ipam.layout import ClassicApi, FoundApi, stored_gvr
 from podwire.ipam.wish import Wish
 from podwire.kube.fake import FakeApi
-from podwire.model.api import Api
-from podwire.model.block import affinity_name
+from podwire.model.api import Api, ApiError, InSync
+from podwire.model.block import IPAMBlock, affinity_name
 from podwire.model.gvr import BLOCKAFFINITIES, CRDS, GVR, IPAMBLOCKS, IPAMHANDLES, IPPOOLS
+from podwire.model.ippool import IPPool
 
 CIDR = "192.168.20.0/30"
 
@@ -69,3 +73,43 @@ async def test_continued(classic: bool) -> None:
     assert flags <= ({"false", "true"} if classic else {False, True})
     if classic:
         assert fake.objects(IPAMBLOCKS) == [], "nothing appears in the other layout"
+
+
+@pytest.mark.parametrize("classic", [False, True])
+async def test_the_layout_is_found(classic: bool) -> None:
+    fake, _ = await left_by_calico(classic)
+    b = Allocator(FoundApi(fake), "b")
+    where = {gvr: stored_gvr(gvr) if classic else gvr for gvr in (IPAMBLOCKS, BLOCKAFFINITIES, IPAMHANDLES)}
+    before = [obj for gvr in where.values() for obj in fake.objects(gvr)]
+    (address,) = await b.assign(Wish("h"))
+    assert address.startswith("192.168.20.") and address not in ("192.168.20.0", "192.168.20.1")
+    await b.release("h")
+    after = [obj for gvr in where.values() for obj in fake.objects(gvr)]
+    assert [obj for obj in before if obj not in after] == [], "what is another node's was not touched"
+    if classic:
+        assert fake.objects(IPAMBLOCKS) == [], "nothing appears in the other layout"
+
+
+async def test_watches_tell_of_the_older_layout_as_of_the_newer() -> None:
+    fake, _ = await left_by_calico(True)
+    fake.fail_next(verb="get", plural="customresourcedefinitions")
+    api = FoundApi(fake, pause=0.0)
+    seen: dict[str, Any] = {}
+    for gvr, kind in ((IPPOOLS, IPPool), (IPAMBLOCKS, IPAMBlock), (BLOCKAFFINITIES, None)):
+        async with aclosing(api.watch(gvr, decode=kind)) as items:
+            async for item in items:
+                if isinstance(item, InSync):
+                    break
+                seen[item.key[1]] = item.object
+    assert seen["default-ipv4-ippool"].spec.cidr == "192.168.20.0/28"
+    assert seen["192-168-20-0-30"].node == "a"
+    deleted = {seen[affinity_name("a", cidr)]["spec"]["deleted"] for cidr in (CIDR, "192.168.20.4/30")}
+    assert deleted == {False, True} and seen[affinity_name("a", CIDR)]["kind"] == "BlockAffinity"
+
+
+async def test_who_may_not_read_definitions_asks_for_the_objects() -> None:
+    fake, _ = await left_by_calico(True)
+    denied = ApiError(403, "Forbidden", "not you")
+    fake.fail_next(denied, verb="get", plural="customresourcedefinitions", times=2)
+    fake.fail_next(ApiError(404, "NotFound", "no such kind"), verb="list", plural="ipamblocks")
+    assert await layout.is_classic(fake)
