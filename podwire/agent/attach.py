@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from podwire.agent import roles
-from podwire.agent.attachments import DELETED, READY, Attachment, Attachments
+from podwire.agent.attachments import CHAINED, DELETED, READY, Attachment, Attachments
 from podwire.agent.claimer import Claimer, Ticket
 from podwire.agent.roles import Role
 from podwire.cni import plan, spec
@@ -161,14 +161,22 @@ class Attacher:
                     self._drop(request, record)
                 except (CniError, KernelError, OSError) as error:
                     faults.append(f"{record.container_id} {record.interface}: {error}")
-        try:
-            self._role(request, None).collect(request)
-        except CniError as error:
-            faults.append(f"{error.msg}: {error.details}" if error.details else error.msg)
-        except (KernelError, OSError) as error:
-            faults.append(str(error))
+        for role in self._collecting(request):
+            try:
+                role.collect(request)
+            except CniError as error:
+                faults.append(f"{error.msg}: {error.details}" if error.details else error.msg)
+            except (KernelError, OSError) as error:
+                faults.append(str(error))
         if faults:
             raise CniError(spec.INTERNAL, "not everything could be collected", "; ".join(faults))
+
+    def _collecting(self, request: Request) -> list[Role]:
+        """GC has no prevResult: whether Podwire wires in this network or stands behind who does is not said."""
+        found = [self._role(request, None)]
+        if request.role == roles.PODWIRE and CHAINED in self._table:
+            found.append(self._table[CHAINED])
+        return found
 
     def _drop(self, request: Request, record: Attachment) -> None:
         """DEL one attachment, unless it changed since it was found stale."""

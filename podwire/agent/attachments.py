@@ -40,8 +40,8 @@ def layer_of(role: str) -> str:
 
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one role did for one interface of one sandbox. `addresses` are bare, `gateways` beside them where the role
-    has some of its own; `bridge` is the bridge's name, `masquerade` its ipMasq; `nat` how host
-    ports masquerade ("", "none" or "all")."""
+    has some of its own; `bridge` is the bridge's name, `masquerade` its ipMasq, and with it go the modes
+    of the bridge and the port as they were configured; `nat` how host ports masquerade ("", "none" or "all")."""
 
     container_id: str
     interface: str
@@ -64,6 +64,10 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     limits: Bandwidth | None = None
     nat: str = ""
     masquerade: bool = False
+    hairpin: bool = True
+    promiscuous: bool = False
+    bridge_gateway: bool = True
+    default_gateway: bool = True
 
     @property
     def key(self) -> Key:

@@ -87,7 +87,7 @@ class Bridge:
         known = self._records.get(key)
         if known is not None and known.state == READY:
             if known.role == BRIDGE and not self._faults(asked, known, inner):
-                return self._result(request, asked, self._ends(known))
+                return self._result(request, asked, bridgewire.ends(self._sockets.route(), known))
             raise CniError(spec.INTERNAL, "attachment exists but is damaged", "DEL it first")
         if known is not None:
             self._reaper.finish(key)
@@ -126,6 +126,10 @@ class Bridge:
             ports=capabilities.port_mappings(request),
             limits=capabilities.bandwidth(request),
             masquerade=asked.shape.masquerade and asked.files is not None,  # else the pool says
+            hairpin=asked.shape.hairpin,
+            promiscuous=asked.shape.promiscuous,
+            bridge_gateway=asked.shape.gateway,
+            default_gateway=asked.shape.default_gateway,
         )
         if asked.files is None:
             self._claimer.require()
@@ -158,11 +162,10 @@ class Bridge:
 
     def _wire(self, asked: Asked, record: Attachment, inner: int) -> Ends:
         socket = self._sockets.route()
-        on_link = [text for text in record.gateways if not text.endswith(("/32", "/128"))]
         with self._alone(record.bridge):
-            bridge = bridgewire.ensure_bridge(socket, asked.shape, record.mtu, on_link)
+            bridge = bridgewire.ensure_bridge(socket, asked.shape, record.mtu, record.gateways)
         reached("bridge")
-        ends = replace(self._ends(record), bridge_mac=bridge.mac)
+        ends = replace(bridgewire.ends(socket, record), bridge_mac=bridge.mac)
         try:
             port = bridgewire.create_port(socket, ends, bridge.index, inner, hairpin=asked.shape.hairpin)
         except KernelError as error:
@@ -190,22 +193,6 @@ class Bridge:
             lock = self._bridges.setdefault(bridge, threading.Lock())
         with lock:
             yield
-
-    def _ends(self, record: Attachment) -> Ends:
-        socket = self._sockets.route()
-        bridge, port = socket.link(record.bridge), socket.link(record.host_name)
-        lengths = [text.partition("/")[2] for text in record.gateways]
-        return Ends(
-            bridge=record.bridge,
-            bridge_mac=bridge.mac if bridge else "",
-            host_name=record.host_name,
-            host_mac=port.mac if port else "",
-            pod_name=record.interface,
-            pod_mac=record.pod_mac,
-            mtu=record.mtu,
-            addresses=tuple(f"{one}/{length}" for one, length in zip(record.addresses, lengths, strict=True)),
-            gateways=tuple(text.partition("/")[0] for text in record.gateways),
-        )
 
     def _result(self, request: Request, asked: Asked, ends: Ends) -> Result:
         dns = capabilities.dns(request)
@@ -303,7 +290,8 @@ class Bridge:
             raise CniError(spec.DRIFT, "the attachment is damaged", "; ".join(faults))
 
     def _faults(self, asked: Asked, record: Attachment, inner: int) -> list[str]:
-        faults = bridgewire.faults(self._sockets.route(), asked.shape, self._ends(record), inner)
+        socket = self._sockets.route()
+        faults = bridgewire.faults(socket, asked.shape, bridgewire.ends(socket, record), inner)
         faults += self._extras.faults(record)
         missing = self._guard.missing(guard.endpoint_of(record))
         return faults + [f"{record.host_name} is not admitted in {name}" for name in missing]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 
 from podwire.agent import wiring as wire
+from podwire.agent.attachments import Attachment
 from podwire.cni import bridgeplan, plan
 from podwire.cni.bridgeplan import BridgePlan, Ends
 from podwire.cni.result import Destination
@@ -19,9 +20,45 @@ from podwire.kernel.routes import SCOPE_UNIVERSE, Address, Neighbour, Route
 _BRIDGE_SETTINGS = {"forwarding": 1, "route_localnet": 1}
 
 
+def single(cidr: str) -> bool:
+    """Whether it is one address alone, in no subnet of the bridge."""
+    return cidr.endswith(("/32", "/128"))
+
+
+def shape_of(record: Attachment) -> BridgePlan:
+    """The configuration that the record was made by, as far as it is kernel state."""
+    return BridgePlan(
+        bridge=record.bridge,
+        gateway=record.bridge_gateway,
+        default_gateway=record.default_gateway,
+        masquerade=record.masquerade,
+        hairpin=record.hairpin,
+        promiscuous=record.promiscuous,
+        mtu=record.mtu,
+    )
+
+
+def ends(socket: RouteSocket, record: Attachment) -> Ends:
+    """What the record stands for. Raises KernelError."""
+    bridge, port = socket.link(record.bridge), socket.link(record.host_name)
+    lengths = [text.partition("/")[2] for text in record.gateways]
+    return Ends(
+        bridge=record.bridge,
+        bridge_mac=bridge.mac if bridge else "",
+        host_name=record.host_name,
+        host_mac=port.mac if port else "",
+        pod_name=record.interface,
+        pod_mac=record.pod_mac,
+        mtu=record.mtu,
+        addresses=tuple(f"{one}/{length}" for one, length in zip(record.addresses, lengths, strict=True)),
+        gateways=tuple(text.partition("/")[0] for text in record.gateways),
+    )
+
+
 def ensure_bridge(socket: RouteSocket, shape: BridgePlan, mtu: int, gateways: Iterable[str]) -> links.Link:
-    """The bridge with the gateways (CIDRs) as its addresses, where it shall have any. Raises KernelError."""
-    wanted = list(gateways)
+    """The bridge with those of the gateways (CIDRs) that lie in a subnet as its addresses, where it shall have any.
+    Raises KernelError."""
+    wanted = [text for text in gateways if not single(text)]
     first = next((text.partition("/")[0] for text in wanted if ":" not in text), "")
     fresh = socket.link(shape.bridge) is None
     # a MAC of its own: without one it would take a port's, and lose it with the port
@@ -75,7 +112,7 @@ def address_pod(ends: Ends, ways: Iterable[Destination], pod_netns: int, *, defa
         changes = [links.change_link(1, up=True), links.change_link(index, up=True)]
         for cidr, gateway in zip(ends.addresses, ends.gateways, strict=True):
             changes.append(routes.add_address(Address(index, cidr)))
-            if gateway and cidr.endswith(("/32", "/128")):  # off the link, but its MAC is known
+            if gateway and single(cidr):  # off the link, but its MAC is known
                 changes.append(routes.add_route(Route(plan.host_prefix(gateway), index=index, scope=routes.SCOPE_LINK)))
                 changes.append(routes.add_neighbour(Neighbour(index, gateway, ends.bridge_mac)))
             if gateway and default:
@@ -93,8 +130,8 @@ def reach(socket: RouteSocket, ends: Ends, bridge: int) -> None:
     """Pods whose addresses are of no subnet on the bridge are routed to it one by one. Raises KernelError."""
     changes = []
     for cidr in ends.addresses:
-        address, _, length = cidr.partition("/")
-        if length in ("32", "128"):
+        address = cidr.partition("/")[0]
+        if single(cidr):
             changes.append(routes.add_route(wire.host_route(address, bridge)))
         changes.append(routes.add_neighbour(Neighbour(bridge, address, ends.pod_mac)))
     socket.batch(changes)
@@ -138,10 +175,15 @@ def faults(socket: RouteSocket, shape: BridgePlan, ends: Ends, pod_netns: int) -
         found.append(f"host interface {ends.host_name} is no port of {ends.bridge}")
     elif port.hairpin != shape.hairpin:
         found.append(f"hairpin mode of {ends.host_name} is {'on' if port.hairpin else 'off'}")
+    link = socket.link(ends.host_name)
+    if link is not None and not link.up:
+        found.append(f"host interface {ends.host_name} is down")
+    if shape.promiscuous and not bridge.promiscuous:
+        found.append(f"bridge {ends.bridge} is not promiscuous")
     held = {one.cidr for one in socket.addresses() if one.index == bridge.index}
     for cidr, gateway in zip(ends.addresses, ends.gateways, strict=True):
         text = bridgeplan.gateway_cidr(cidr, gateway)
-        if shape.gateway and not cidr.endswith(("/32", "/128")) and text not in held:
+        if shape.gateway and not single(cidr) and text not in held:
             found.append(f"gateway {text} is missing on {ends.bridge}")
     with netns.inside(pod_netns):
         inner = RouteSocket()

@@ -8,7 +8,6 @@ interface stays governed, and so closed, until it is gone.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 import msgspec
@@ -49,8 +48,6 @@ class Chained:
         self._reaper = reaper
         self._extras = extras
         self._boot = boot
-        self._closing: set[str] = set()
-        self._lock = threading.Lock()
 
     def add(self, request: Request, inner: int) -> Result:
         if request.previous is None:
@@ -83,8 +80,6 @@ class Chained:
         if known is not None and (known.host_name, known.addresses) != (record.host_name, record.addresses):
             self._expel(known)
         self._records.put(record)
-        with self._lock:
-            self._closing.discard(host.name)
         try:
             self._extras.attach(record)
             self._admit(record)
@@ -121,17 +116,14 @@ class Chained:
         if record.host_name.startswith(PREFIX):
             self._admission.expel(record.host_name, record.addresses)
         self._guard.close(guard.endpoint_of(record))
-        with self._lock:
-            self._closing.add(record.host_name)
         self.sweep()
 
     def sweep(self) -> None:
         """Interfaces that were closed and are gone need not be governed any more. Raises KernelError."""
-        with self._lock:
-            gone = {name for name in self._closing if self._sockets.route().link_index(name) is None}
-            self._closing -= gone
-        for name in gone:
-            self._guard.ungovern(name)
+        self._guard.sweep(self._present)
+
+    def _present(self, name: str) -> bool:
+        return self._sockets.route().link_index(name) is not None
 
     def delete(self, request: Request, inner: int | None) -> None:
         record = self._records.get((request.container_id, request.interface, ""))
@@ -167,11 +159,9 @@ class Chained:
             raise CniError(spec.DRIFT, "the attachment is damaged", "; ".join(faults))
 
     def collect(self, request: Request) -> None:
-        """Interfaces that are governed for nobody on record."""
-        known = {record.host_name for record in self._records.all() if record.state == READY}
-        with self._lock:
-            self._closing |= self._guard.governed() - known
-        self.sweep()
+        """Interfaces that are governed for nobody on record, and gone."""
+        for name in self._guard.sweep(self._present, nobodys=True):
+            log.warning("left-over rules removed interface=%s", name)
 
     def status(self, request: Request) -> None:
         """Always able."""

@@ -22,7 +22,11 @@ from podwire.kernel.routes import pack_mac
 from podwire.kernel.tables import NftBody, NftProgram, NftTables
 from podwire.render import nft_bridge
 
+_GOVERNED = "governed"
+_CLOSING = (("bridge", "podwire"), ("inet", "podwire_adopted"))
 _SETS = {4: "endpoints", 6: "endpoints6"}
+_MACS = SetName("bridge", "podwire", "macs")
+_PODS = {4: SetName("inet", "podwire_bridge", "pods"), 6: SetName("inet", "podwire_bridge", "pods6")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +47,30 @@ def endpoint_of(record: Attachment) -> Endpoint:
 Elements = dict[SetName, set[bytes]]
 
 
-def elements(endpoints: Iterable[Endpoint]) -> Elements:
-    """Every set's members."""
+def elements(endpoints: Iterable[Endpoint], closing: Iterable[str] = ()) -> Elements:
+    """Every set's members; `closing` are governed interfaces without an endpoint."""
     found: Elements = {SetName("bridge", "podwire", "macs"): set()}
-    for kind, table in (("bridge", "podwire"), ("inet", "podwire_adopted")):
-        found |= {SetName(kind, table, name): set() for name in ("governed", *_SETS.values())}
+    for kind, table in _CLOSING:
+        found |= {SetName(kind, table, name): set() for name in (_GOVERNED, *_SETS.values())}
+        found[SetName(kind, table, _GOVERNED)] |= {interface_key(name) for name in closing}
     for one in endpoints:
         key = interface_key(one.interface)
         found[SetName("bridge", "podwire", "macs")].add(key + pack_mac(one.mac) + b"\0\0")
-        for kind, table in (("bridge", "podwire"), ("inet", "podwire_adopted")):
+        for kind, table in _CLOSING:
             if kind == "inet" and not one.governed:
                 continue
             for address in one.addresses:
                 found[SetName(kind, table, _SETS[family(address)])].add(key + address_key(address))
             if one.governed:
-                found[SetName(kind, table, "governed")].add(key)
+                found[SetName(kind, table, _GOVERNED)].add(key)
+    return found
+
+
+def masked(addresses: Iterable[str]) -> Elements:
+    """The sets of who leaves with the node's address."""
+    found: Elements = {target: set() for target in _PODS.values()}
+    for address in addresses:
+        found[_PODS[family(address)]].add(address_key(address))
     return found
 
 
@@ -70,6 +83,9 @@ class Guard:
         self._sockets = sockets
         self._guard = threading.Lock()
         self._there = False
+        self._members: set[Endpoint] = set()
+        self._closing: set[str] = set()  # governed by name, nobody's any more: closed until they are gone
+        self._masked: set[str] = set()
         self._subnets: set[str] = set()
 
     def restore(self, records: Iterable[Attachment], present: Container[str]) -> None:
@@ -78,109 +94,140 @@ class Guard:
         An interface that is `present` stays governed: it may be one that was closed, and waits for its end.
         """
         mine = [one for one in records if one.state == READY and one.role in (BRIDGE, CHAINED)]
-        if not mine:
-            return
-        masked = [one for one in mine if one.masquerade]
-        if masked:
-            subnets = {subnet_of(gateway) for one in masked for gateway in one.gateways}
-            self.masquerade(subnets, {address for one in masked for address in one.addresses})
-        self.prepare()
-        for target, wanted in elements(map(endpoint_of, mine)).items():
+        masquerading = [one for one in mine if one.masquerade]
+        with self._guard:
+            self._members = {endpoint_of(one) for one in mine}
+            self._closing = {name for name in self._governed() if name in present} - self._names()
+            self._masked = {address for one in masquerading for address in one.addresses}
+            self._subnets = {subnet_of(gateway) for one in masquerading for gateway in one.gateways}
+            if mine or _read(self._sockets(), _MACS) is not None:
+                self._enforce()
+            if masquerading or _read(self._sockets(), _PODS[4]) is not None:
+                self._mask()
+
+    def repair(self, present: Container[str]) -> None:
+        """While the agent runs: what somebody else took away comes back; interfaces that were closed, or governed for
+        nobody, and are not `present` need not be governed any more. Raises KernelError."""
+        with self._guard:
+            self._closing = {name for name in self._closing | self._governed() if name in present} - self._names()
+            if self._there:
+                self._enforce()
+            if self._masked:
+                self._mask()
+
+    def _names(self) -> set[str]:
+        return {one.interface for one in self._members if one.governed}
+
+    def _enforce(self) -> None:
+        bodies = {nft_bridge.BRIDGE: nft_bridge.bridge(PREFIX), nft_bridge.ADOPTED: nft_bridge.adopted()}
+        self._write(bodies, self._tables)
+        self._align(elements(self._members, self._closing))
+        self._there = True
+
+    def _mask(self) -> None:
+        self._write({nft_bridge.MASQUERADE: nft_bridge.masquerade(self._subnets)}, self._masquerade)
+        self._align(masked(self._masked))
+
+    def _write(self, bodies: dict[str, str], tables: NftTables) -> None:
+        delta: Delta[str, NftBody] = Delta()
+        delta.want({name: NftBody.of(text) for name, text in bodies.items()})
+        for error in reconcile(delta, tables):
+            raise error
+
+    def _align(self, wanted: Elements) -> None:
+        for target, keys in wanted.items():
             actual = self._sockets().read(target)
-            self._sockets().add(target, wanted - actual)
-            surplus = actual - wanted
-            if target.name == "governed":
-                surplus = {key for key in surplus if key.rstrip(b"\0").decode(errors="replace") not in present}
-            self._sockets().delete(target, surplus)
+            self._sockets().add(target, keys - actual)
+            self._sockets().delete(target, actual - keys)
 
     def prepare(self) -> None:
         """The tables stand; everything on a port with our prefix is closed from now on. Raises KernelError."""
         with self._guard:
-            if self._there:
-                return
-            delta: Delta[str, NftBody] = Delta()
-            bodies = {nft_bridge.BRIDGE: nft_bridge.bridge(PREFIX), nft_bridge.ADOPTED: nft_bridge.adopted()}
-            delta.want({name: NftBody.of(text) for name, text in bodies.items()})
-            for error in reconcile(delta, self._tables):
-                raise error
-            self._there = True
+            if not self._there:
+                self._enforce()
 
     def admit(self, endpoint: Endpoint) -> None:
         """The endpoint may speak; a governed one may from now on do nothing else. Raises KernelError."""
         self.prepare()
-        for target, keys in elements([endpoint]).items():
-            self._sockets().add(target, keys)
+        with self._guard:
+            self._members.add(endpoint)
+            self._closing.discard(endpoint.interface)
+            for target, keys in elements([endpoint]).items():
+                self._sockets().add(target, keys)
 
     def expel(self, endpoint: Endpoint) -> None:
         """Absent is fine. Raises KernelError."""
-        for target, keys in elements([endpoint]).items():
-            for key in keys:
-                self._drop(target, key)
+        with self._guard:
+            self._members.discard(endpoint)
+            self._drop(elements([endpoint]))
 
     def close(self, endpoint: Endpoint) -> None:
-        """Nothing of it passes any more; a governed one stays governed. Raises KernelError."""
-        for target, keys in elements([endpoint]).items():
-            if target.name != "governed":
-                for key in keys:
-                    self._drop(target, key)
+        """Nothing of it passes any more; a governed one stays governed until it is gone. Raises KernelError."""
+        with self._guard:
+            self._members.discard(endpoint)
+            if endpoint.governed:
+                self._closing.add(endpoint.interface)
+            gone = elements([endpoint])
+            self._drop({target: keys for target, keys in gone.items() if target.name != _GOVERNED})
 
-    def governed(self) -> set[str]:
-        """Interfaces without our prefix that are closed but for their endpoints. Raises KernelError."""
-        keys = _read(self._sockets(), SetName("bridge", "podwire", "governed"))
+    def sweep(self, present: Callable[[str], bool], *, nobodys: bool = False) -> list[str]:
+        """Interfaces that were closed and are gone need not be governed any more; with `nobodys` those, too, that are
+        governed and no endpoint has. Their names. Raises KernelError."""
+        with self._guard:
+            if nobodys:
+                self._closing |= self._governed() - self._names()
+            gone = sorted(name for name in self._closing if not present(name))
+            for name in gone:
+                self._drop({SetName(kind, table, _GOVERNED): {interface_key(name)} for kind, table in _CLOSING})
+                self._closing.discard(name)
+            return gone
+
+    def _governed(self) -> set[str]:
+        """Interfaces without our prefix that are closed but for their endpoints."""
+        keys = _read(self._sockets(), SetName("bridge", "podwire", _GOVERNED)) or set()
         return {key.rstrip(b"\0").decode(errors="replace") for key in keys}
-
-    def ungovern(self, interface: str) -> None:
-        """For an interface that is gone. Raises KernelError."""
-        for kind, table in (("bridge", "podwire"), ("inet", "podwire_adopted")):
-            self._drop(SetName(kind, table, "governed"), interface_key(interface))
 
     def missing(self, endpoint: Endpoint) -> list[str]:
         """Sets that should have the endpoint and do not, by name. Raises KernelError."""
         found = []
         for target, keys in elements([endpoint]).items():
-            try:
-                if keys - self._sockets().read(target):
-                    found.append(f"{target.family} {target.table} {target.name}")
-            except KernelError as error:
-                if error.errno != ENOENT:
-                    raise
+            if keys and not keys <= (_read(self._sockets(), target) or set()):
                 found.append(f"{target.family} {target.table} {target.name}")
         return found
 
     def masquerade(self, subnets: Iterable[str], addresses: Iterable[str]) -> None:
-        """These IPv4 pods leave their subnets with the node's address. Raises KernelError."""
-        wanted = {subnet for subnet in subnets if ":" not in subnet}
-        target = SetName("ip", "podwire_bridge", "pods")
+        """These pods leave their subnets with the node's address. Raises KernelError."""
+        wanted = set(subnets)
         with self._guard:
+            self._masked.update(addresses)
             if not wanted <= self._subnets:
-                known = _read(self._sockets(), target)
-                delta: Delta[str, NftBody] = Delta()
                 self._subnets |= wanted
-                delta.want({nft_bridge.MASQUERADE: NftBody.of(nft_bridge.masquerade(self._subnets))})
-                for error in reconcile(delta, self._masquerade):
-                    raise error
-                self._sockets().add(target, known - _read(self._sockets(), target))
-        keys = {address_key(address) for address in addresses if family(address) == 4}
-        self._sockets().add(target, keys - _read(self._sockets(), target))
+                self._mask()
+                return
+            for target, keys in masked(addresses).items():
+                self._sockets().add(target, keys)
 
     def unmask(self, addresses: Iterable[str]) -> None:
         """The opposite of `masquerade`. Absent is fine. Raises KernelError."""
-        for address in addresses:
-            if family(address) == 4:
-                self._drop(SetName("ip", "podwire_bridge", "pods"), address_key(address))
+        with self._guard:
+            self._masked.difference_update(addresses)
+            self._drop(masked(addresses))
 
-    def _drop(self, target: SetName, key: bytes) -> None:
-        try:
-            self._sockets().delete(target, [key])
-        except KernelError as error:
-            if error.errno != ENOENT:
-                raise
+    def _drop(self, gone: Elements) -> None:
+        for target, keys in gone.items():
+            for key in keys:
+                try:
+                    self._sockets().delete(target, [key])
+                except KernelError as error:
+                    if error.errno != ENOENT:
+                        raise
 
 
-def _read(socket: ElementSocket, target: SetName) -> set[bytes]:
+def _read(socket: ElementSocket, target: SetName) -> set[bytes] | None:
+    """None: there is no such table."""
     try:
         return socket.read(target)
     except KernelError as error:
         if error.errno == ENOENT:
-            return set()
+            return None
         raise

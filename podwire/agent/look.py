@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
-from podwire.agent import attachments, wiring
+from podwire.agent import attachments, bridgewire, wiring
 from podwire.agent.admission import ENDPOINTS
 from podwire.agent.attachments import BRIDGE, CHAINED, READY, ROUTED, Attachment
 from podwire.agent.config import AgentConfig
 from podwire.agent.extras import Extras
+from podwire.agent.guard import Guard, endpoint_of
 from podwire.agent.hostports import HostPorts
 from podwire.agent.wiring import Sockets
 from podwire.cni.plan import PREFIX, Wiring
@@ -138,19 +139,28 @@ def _seen(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) 
 def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) -> list[str]:
     """What differs in the kernel. Raises KernelError."""
     faults = _extra_faults(record, sockets)
-    if record.role != ROUTED:
-        return faults + (_end_faults(record, sockets) if record.role in (BRIDGE, CHAINED) else [])
-    planned = Wiring(record.host_name, record.interface, record.pod_mac, record.mtu, record.addresses)
-    faults += wiring.host_faults(sockets.route(), planned)
-    for address in record.addresses:
-        if (record.host_name, address) not in admitted:
-            faults.append(f"{record.host_name} with {address} is not admitted")
+    if record.role in (BRIDGE, CHAINED):
+        missing = Guard(nft, sockets.elements).missing(endpoint_of(record))
+        faults += [f"{record.host_name} is not admitted in {name}" for name in missing]
+    if record.role == CHAINED:
+        return faults + _end_faults(record, sockets)
+    if record.role not in (ROUTED, BRIDGE):
+        return faults
+    if record.role == ROUTED:
+        planned = Wiring(record.host_name, record.interface, record.pod_mac, record.mtu, record.addresses)
+        faults += wiring.host_faults(sockets.route(), planned)
+        for address in record.addresses:
+            if (record.host_name, address) not in admitted:
+                faults.append(f"{record.host_name} with {address} is not admitted")
     try:
         inner = netns.open_path(record.netns)
     except KernelError:
         return [*faults, f"network namespace {record.netns} is gone"]
     try:
-        return faults + wiring.pod_faults(planned, inner)
+        if record.role == ROUTED:
+            return faults + wiring.pod_faults(planned, inner)
+        shape, ends = bridgewire.shape_of(record), bridgewire.ends(sockets.route(), record)
+        return faults + bridgewire.faults(sockets.route(), shape, ends, inner)
     finally:
         os.close(inner)
 

@@ -130,7 +130,7 @@ class Agent:
         def doubt() -> None:
             running.call_soon_threadsafe(loop.doubt)
 
-        repair = Repair(self._records, self._sockets, self._admission, self._extras, doubt, names.tunnel)
+        repair = Repair(self._records, self._sockets, self._admission, self._guard, self._extras, doubt, names.tunnel)
         repair.start()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -17,7 +17,7 @@ import msgspec
 
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
-from podwire.agent.attachments import DELETED, READY, ROUTED, WIRING, Attachments
+from podwire.agent.attachments import CHAINED, DELETED, READY, ROUTED, WIRING, Attachments
 from podwire.agent.extras import Extras
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import DOOMED_PREFIX, Sockets
@@ -54,7 +54,9 @@ def restore(
         if record.state == WIRING or record.boot != boot:
             records.put(msgspec.structs.replace(record, state=DELETED))
     wired = [record for record in records.all(READY) if record.role == ROUTED]
-    admission.restore({(record.host_name, address) for record in wired for address in record.addresses})
+    # another plugin's interface may have our prefix, too
+    closed = wired + [r for r in records.all(READY) if r.role == CHAINED and r.host_name.startswith(PREFIX)]
+    admission.restore({(record.host_name, address) for record in closed for address in record.addresses})
     ready = {record.host_name: record.addresses for record in wired}
     kept = {record.host_name for record in records.all(READY)}
     ours = [link for link in sockets.route().links() if _is_ours(link)]

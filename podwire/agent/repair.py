@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable
 from socket import AF_INET, AF_INET6
 
+from podwire.agent import bridgerepair
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
-from podwire.agent.attachments import READY, ROUTED, Attachment, Attachments
+from podwire.agent.attachments import BRIDGE, READY, ROUTED, Attachment, Attachments
 from podwire.agent.extras import Extras
+from podwire.agent.guard import Guard
 from podwire.agent.wiring import Sockets
+from podwire.cni.bridgeplan import subnet_of
 from podwire.kernel import links, monitor, routes
 from podwire.kernel.links import RTM_DELLINK, Link
 from podwire.kernel.netlink import KernelError, Message
@@ -39,6 +42,7 @@ class Repair:
         records: Attachments,
         sockets: Sockets,
         admission: Admission,
+        guard: Guard,
         extras: Extras,
         doubt: Callable[[], None],
         tunnel: str,
@@ -46,6 +50,7 @@ class Repair:
         self._records = records
         self._sockets = sockets
         self._admission = admission
+        self._guard = guard
         self._extras = extras
         self._doubt = doubt
         self._tunnel = tunnel
@@ -86,6 +91,7 @@ class Repair:
         self._doubt()
         try:
             self._admission.repair()
+            self._guard.repair({link.name for link in self._sockets.route().links()})
             self._extras.repair(self._records.all(READY))
             self.pods()
         except (KernelError, OSError) as error:
@@ -94,15 +100,20 @@ class Repair:
     def _ours(self, notices: list[tuple[int, bytes]]) -> bool:
         """Whether one of these deletions may have been by somebody who does not know of us. (Our own DEL is one, too:
         the route of a pod that is on record no more.)"""
+        records = self._records.all(READY)
+        bridged = {record.host_name for record in records if record.role == BRIDGE}
+        subnets = {subnet_of(gateway) for record in records if record.bridge for gateway in record.gateways}
         wired: set[str] | None = None
         for kind, body in notices:
             if kind == RTM_DELLINK:
-                found = links.decode_link(body).name == self._tunnel
+                name = links.decode_link(body).name  # of a port, too, that is one no more
+                found = name == self._tunnel or name in bridged
             elif kind == RTM_DELROUTE:
                 route = routes.decode_route(body)
                 if wired is None:
-                    wired = {address for record in self._records.all(READY) for address in record.addresses}
+                    wired = {address for record in records for address in record.addresses}
                 found = route.protocol == PROTOCOL_PODWIRE or route.destination.partition("/")[0] in wired
+                found = found or route.destination in subnets
             elif kind == RTM_DELADDR:
                 found = routes.decode_address(body).scope == routes.SCOPE_UNIVERSE  # else a dying link's own
             else:
@@ -120,6 +131,8 @@ class Repair:
             link = known.get(record.host_name)
             if record.role == ROUTED and link is not None and link.kind == "veth":
                 self._mend(record, link, held)
+        bridged = [record for record in self._records.all(READY) if record.role == BRIDGE]
+        bridgerepair.mend(socket, bridged, held, lambda record: self._records.get(record.key) == record)
 
     def _mend(self, record: Attachment, link: Link, held: set[tuple[str, int]]) -> None:
         changes: list[Message] = [] if link.up else [links.change_link(link.index, up=True)]

@@ -44,7 +44,7 @@ def ensure(socket: links.RouteSocket, name: str, mac: str, mtu: int, *, promiscu
         raise KernelError(f"find bridge {name}", errno.ENODEV)
     if link.kind != "bridge":
         raise KernelError(f"use {name}: it is a {link.kind or 'device'}, not a bridge", errno.EEXIST)
-    if not link.up or link.mtu != mtu or promiscuous:
+    if not link.up or link.mtu != mtu or (promiscuous and not link.promiscuous):
         flags = _IFF_UP | (_IFF_PROMISC if promiscuous else 0)
         head = _IFINFOMSG.pack(0, 0, 0, link.index, flags, flags)
         socket.change(Message(f"raise bridge {name}", links.RTM_NEWLINK, 0, head + u32(IFLA_MTU, mtu)))

@@ -44,7 +44,7 @@ _NDTMSG = struct.Struct("=BBH")
 _NDTA_NAME, _NDTA_PARMS, _NDTPA_IFINDEX, _NDTPA_PROXY_DELAY = 1, 6, 1, 13
 _NO_STATISTICS = u32(29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: a third of a link's description
 _MAX_NAME = 15
-_OPER_UP = 6
+_OPER_UP, _IFF_PROMISC = 6, 0x100
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Link:
     group: int = 0
     vxlan: Vxlan | None = None
     oper_up: bool = False
+    promiscuous: bool = False
 
 
 def _name(kind: int, name: str) -> bytes:
@@ -208,6 +209,7 @@ def decode_link(body: bytes) -> Link:
         group=number(IFLA_GROUP),
         vxlan=_decode_vxlan(attributes(info.get(IFLA_INFO_DATA, b""))) if kind == "vxlan" else None,
         oper_up=found.get(IFLA_OPERSTATE, b"\0")[0] == _OPER_UP,
+        promiscuous=bool(flags & _IFF_PROMISC),
     )
 
 

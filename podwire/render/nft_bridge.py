@@ -3,7 +3,7 @@
 `bridge podwire` sees frames where the bridge does, before it learns from them and before it lets them out: an
 interface with our prefix (or a governed one) may send only from its MAC and addresses, in IP and in ARP, and gets only
 what is for its addresses. `inet podwire_adopted` does the same for governed interfaces that are routed to. Nothing
-relies on br_netfilter. `ip podwire_bridge` masquerades what pods on bridges with ipMasq send out of their subnets.
+relies on br_netfilter. `inet podwire_bridge` masquerades what pods on bridges with ipMasq send out of their subnets.
 
 Rules never change; everything that does is an element. (nft cannot name the target of an IPv6 neighbour advertisement,
 so that a pod may still claim a neighbour's IPv6 address on its own bridge, but neither send nor receive by it.)
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-BRIDGE, ADOPTED, MASQUERADE = "bridge podwire", "inet podwire_adopted", "ip podwire_bridge"
+BRIDGE, ADOPTED, MASQUERADE = "bridge podwire", "inet podwire_adopted", "inet podwire_bridge"
 
 _SETS = """\
 	set governed {
@@ -83,21 +83,17 @@ def adopted() -> str:
 
 
 def masquerade(subnets: Iterable[str]) -> str:
-    """The body of `ip podwire_bridge`; `subnets` are those of bridges with ipMasq and do not overlap."""
-    members = ", ".join(sorted(subnets))
-    elements = f"\n\t\telements = {{ {members} }}" if members else ""
+    """The body of `inet podwire_bridge`; `subnets` are those of bridges with ipMasq and do not overlap."""
+    known = sorted(subnets)
+    sets = []
+    for digit, kind in (("", "ipv4_addr"), ("6", "ipv6_addr")):
+        members = ", ".join(one for one in known if (":" in one) == (digit == "6"))
+        elements = f"\n\t\telements = {{ {members} }}" if members else ""
+        sets.append(f"\tset pods{digit} {{\n\t\ttype {kind}\n\t}}\n")
+        sets.append(f"\tset subnets{digit} {{\n\t\ttype {kind}\n\t\tflags interval{elements}\n\t}}\n")
     return f"""\
-	set pods {{
-		type ipv4_addr
-	}}
-	set subnets {{
-		type ipv4_addr
-		flags interval{elements}
-	}}
-	chain postrouting {{
+{"".join(sets)}	chain postrouting {{
 		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr != @pods return
-		ip daddr @subnets return
-		ip daddr 224.0.0.0/4 return
-		counter masquerade fully-random
+		ip saddr @pods ip daddr != @subnets ip daddr != 224.0.0.0/4 counter masquerade fully-random
+		ip6 saddr @pods6 ip6 daddr != @subnets6 ip6 daddr != {{ fe80::/10, ff00::/8 }} counter masquerade fully-random
 	}}"""

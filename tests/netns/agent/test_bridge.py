@@ -14,35 +14,9 @@ import pytest
 
 from podwire.kernel import netns, nft
 from podwire.kernel.bridges import ports
+from tests.netns.agent.onbridge import add, address, host_end, shape
 
-
-@pytest.fixture
-def shape(tmp_path: Path) -> dict[str, Any]:
-    """kubenet's, with a range of its own: the world's nodes route blocks of 10.244.0.0/16."""
-    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.77.1.0/24"}]], "dataDir": str(tmp_path / "networks")}
-    return {
-        "wiring": "bridge",
-        "bridge": "cbr0",
-        "isDefaultGateway": True,
-        "hairpinMode": True,
-        "ipMasq": True,
-        "ipam": ipam,
-    }
-
-
-def add(pod: Any, shape: dict[str, Any], **more: Any) -> Any:
-    code, output = pod.call("ADD", **{**shape, **more})
-    assert code == 0, output
-    pod.result = json.loads(output)
-    return pod
-
-
-def address(pod: Any) -> str:
-    return str(pod.result["ips"][0]["address"]).partition("/")[0]
-
-
-def host_end(pod: Any) -> str:
-    return str(pod.result["interfaces"][1]["name"])
+__all__ = ["shape"]
 
 
 def test_kubenets_shape(world: Any, shape: dict[str, Any], tools: Any) -> None:

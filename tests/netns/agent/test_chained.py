@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -124,6 +125,68 @@ def test_another_wires_and_podwire_admits(world: Any, plugins: Path, tools: Any,
     assert call(plugins, b, "host-local", "GC", ipam=first["ipam"], **gc)[0] == 0
     assert [p.name for p in (tmp_path / "networks" / "chain").iterdir() if p.name.startswith("10.")] == []
     assert two not in node.space.run("nft", "list", "ruleset")
+
+
+def governed(node: Any) -> set[str]:
+    """Names in the sets of both tables."""
+    listed = "".join(
+        node.space.run("nft", "list", "set", *table.split(), "governed")
+        for table in ("bridge podwire", "inet podwire_adopted")
+    )
+    return set(re.findall('"([^"]*)"', listed.replace("comment", "")))
+
+
+def test_rules_of_nobody_go(world: Any, plugins: Path, tools: Any, tmp_path: Path) -> None:
+    """With GC, and when the agent starts; but what stands there yet stays closed."""
+    node, first = world.nodes[0], config("ptp", tmp_path)
+    pod = node.pod("a")
+    code, wired = call(plugins, pod, "ptp", "ADD", **first)
+    assert code == 0, wired
+    assert call(plugins, pod, "podwire", "ADD", prevResult=wired)[0] == 0
+    (name,) = governed(node)
+    for table in ("bridge podwire", "inet podwire_adopted"):
+        node.space.run("nft", "add", "element", *table.split(), "governed", "{ lost0 }")
+    valid = [{"containerID": pod.container_id, "ifname": "eth0"}]
+    gc = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+    assert governed(node) == {name, "lost0"}
+    assert call(plugins, pod, "podwire", "GC", **gc) == (0, {})
+    assert governed(node) == {name}
+    # unwired by somebody, and never told: nothing of it is left after GC
+    node.space.run("ip", "link", "delete", name)
+    assert call(plugins, pod, "podwire", "GC", **gc | {"cni.dev/valid-attachments": []}) == (0, {})
+    assert governed(node) == set()
+    # the same for an agent that starts, when it knows of no attachment at all
+    node.space.run("ip", "link", "add", "still0", "type", "bridge")
+    node.stop()
+    for table in ("bridge podwire", "inet podwire_adopted"):
+        node.space.run("nft", "add", "element", *table.split(), "governed", "{ lost0, still0 }")
+    node.start()
+    assert governed(node) == {"still0"}
+    node.space.run("ip", "link", "delete", "still0")
+    assert call(plugins, pod, "podwire", "GC", **gc) == (0, {})
+    assert governed(node) == set()
+
+
+def test_admission_behind_another_is_repaired(world: Any, plugins: Path, tools: Any, tmp_path: Path) -> None:
+    node, first = world.nodes[0], config("bridge", tmp_path)
+    pods = [node.pod("a"), node.pod("b")]
+    results = []
+    for pod in pods:
+        code, wired = call(plugins, pod, "bridge", "ADD", **first)
+        assert code == 0, wired
+        code, passed = call(plugins, pod, "podwire", "ADD", prevResult=wired)
+        results.append(passed)
+    before = node.space.run("nft", "-s", "list", "ruleset")
+    for table in ("bridge podwire", "inet podwire_adopted"):
+        node.space.run("nft", "delete", "table", *table.split())
+
+    def tables() -> list[str]:
+        """Each table apart: which one was made first says nothing."""
+        return sorted(node.space.run("nft", "-s", "list", "ruleset").split("\n}\n"))
+
+    tools.until("as before", lambda: tables() == sorted(before.split("\n}\n")))
+    one, two = (str(result["ips"][0]["address"]).partition("/")[0] for result in results)
+    assert tools.talk(pods[0].space, pods[1].space, two) == one
 
 
 def test_a_pod_without_an_end_on_the_node_is_refused(world: Any, plugins: Path) -> None:
