@@ -90,15 +90,16 @@ class Pods:
     def _ask(self, gvr: GVR, name: str, namespace: str) -> Known:
         if self._loop is None:
             raise CniError(spec.TRY_AGAIN, "the agent is not ready", "it has not yet begun to watch pods")
+        where = f"{namespace}/{name}" if namespace else name
         call = asyncio.run_coroutine_threadsafe(self._api.get(gvr, name, namespace), self._loop)
         try:
             return msgspec.convert(call.result(ASK_SECONDS), Known)
         except ApiError as error:
             if error.not_found:
                 return Known()
-            raise CniError(spec.TRY_AGAIN, f"cannot read {gvr.kind} {namespace}/{name}", str(error)) from error
+            raise CniError(spec.TRY_AGAIN, f"cannot read {gvr.kind} {where}", str(error)) from error
         except concurrent.futures.CancelledError as error:
             raise CniError(spec.TRY_AGAIN, "the agent is stopping") from error
         except TimeoutError as error:
             call.cancel()
-            raise CniError(spec.TRY_AGAIN, f"cannot read {gvr.kind} {namespace}/{name}", "no answer in time") from error
+            raise CniError(spec.TRY_AGAIN, f"cannot read {gvr.kind} {where}", "no answer in time") from error

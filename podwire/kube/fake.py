@@ -69,6 +69,10 @@ class FakeApi:
         """Make the next matching calls fail (by default as a server that cannot be reached)."""
         self._faults.append(Fault(error or ApiError(0, "ConnectionError", "connection refused"), verb, plural, times))
 
+    def recover(self) -> None:
+        """No call fails any more."""
+        self._faults.clear()
+
     def compact(self) -> None:
         """Forget the history: watches that lag get 410."""
         self._log.clear()

@@ -122,6 +122,10 @@ class Site:
                         found.setdefault(pod, []).append(socket.inet_ntoa(struct.pack("!I", first + ordinal)))
         return found
 
+    def settle(self) -> None:
+        """Wait until pods' addresses are noted under the pods' own names."""
+        until("addresses noted", lambda: len(self.held()) == len(self.traces()["links"]))
+
     def traces(self) -> dict[str, list[str]]:
         """What pods leave on the node, and the names that the API has addresses for: empty where no pod is."""
         node = self.node
