@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import Site
 
 CYCLES, WARM = 1000, 400
@@ -16,6 +18,7 @@ def _memory(pid: int) -> int:
     return sum(int(row.split()[1]) for row in rows if row.startswith(("Private_Dirty:", "Private_Clean:")))
 
 
+@pytest.mark.timeout(300)
 def test_a_thousand_pods(site: Site) -> None:
     assert site.node.agent is not None
     pid = site.node.agent.pid
@@ -42,7 +45,8 @@ def test_a_thousand_pods(site: Site) -> None:
     site.clean()
     assert _count(pid, "fd") <= descriptors + 40  # a thread more keeps its sockets; a leak would be a thousand
     assert _count(pid, "task") <= threads + 16
-    assert _memory(pid) < memory + 12_000, "kB: threads' own heaps may still grow, 12 kB a pod may not"
+    # measured: 2.3 to 3.7 MB, which the threads' own heaps still take; nothing of a pod stays
+    assert _memory(pid) < memory + 8_000, "kB: 8 for each pod"
 
 
 def _count(pid: int, what: str) -> int:

@@ -1,12 +1,17 @@
-"""Eight nodes claim from one pool at once, through an API that makes them lose: no address is given twice."""
+"""Eight nodes claim from one pool at once, through an API that makes them lose: no address is given twice, and in the
+end each is on record under the very handle that it was given to.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterator
 
+from podwire.ipam import ahead, blocks
 from podwire.ipam.claims import Allocator
+from podwire.ipam.findings import allocations
 from podwire.ipam.wish import Wish
 from podwire.kube.fake import FakeApi
 from podwire.model.api import ApiError
@@ -22,16 +27,18 @@ async def test_ten_thousand_assignments() -> None:
     for number in range(NODE_COUNT):
         await api.create(NODES, {"metadata": {"name": f"n{number}"}, "spec": {}})
     chance = random.Random(4)
-    given: Counter[str] = Counter()
+    allocators: dict[str, Allocator] = {}
+    given: dict[str, list[str]] = defaultdict(list)  # address → the handles that it was given to
 
     async def node(name: str) -> None:
-        allocator = Allocator(api, name)
+        allocator = allocators[name] = Allocator(api, name)
 
         async def one(number: int) -> None:
             wish = Wish(handle=f"k8s-pod-network.{name}-{number}")
             while True:
                 try:
-                    given.update(await allocator.assign(wish))
+                    for address in await allocator.assign(wish):
+                        given[address].append(wish.handle)
                     return
                 except ApiError:
                     await asyncio.sleep(0)  # as the runtime asks again
@@ -42,7 +49,18 @@ async def test_ten_thousand_assignments() -> None:
             await asyncio.gather(*(one(number) for number in range(start, start + 50)))
 
     await asyncio.gather(*(node(f"n{number}") for number in range(NODE_COUNT)))
-    assert sum(given.values()) == NODE_COUNT * EACH
-    assert [address for address, times in given.items() if times > 1] == []
-    held = sum(index is not None for block in api.objects(IPAMBLOCKS) for index in block["spec"]["allocations"])
-    assert held >= NODE_COUNT * EACH
+    assert {address: handles for address, handles in given.items() if len(handles) > 1} == {}
+    assert len(given) == NODE_COUNT * EACH
+    for allocator in allocators.values():
+        await allocator.settled()
+    held = {address: handle for name in allocators for address, handle in _held(api, name) if handle}
+    assert held == {address: handle for address, (handle,) in given.items()}
+
+
+def _held(api: FakeApi, node: str) -> Iterator[tuple[str, str]]:
+    """Every address of the node on the API with the handle that has it; "" for one that the node claimed ahead."""
+    for stored in api.objects(IPAMBLOCKS):
+        block = blocks.from_spec(stored["spec"])
+        for address, holder in allocations(block):
+            if holder.fact("node") == node:
+                yield address, "" if holder.handle == ahead.handle_of(node) else holder.handle
