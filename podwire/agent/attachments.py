@@ -40,8 +40,9 @@ def layer_of(role: str) -> str:
 
 class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one role did for one interface of one sandbox. `addresses` are bare, `gateways` beside them where the role
-    has some of its own; `bridge` is the bridge's name, `masquerade` its ipMasq, and with it go the modes
-    of the bridge and the port as they were configured; `nat` how host ports masquerade ("", "none" or "all")."""
+    has some of its own; `bridge` is the bridge's name, `masquerade` its ipMasq, and with it go the modes of the bridge
+    and the port as they were configured; `nat` how host ports masquerade ("", "none" or "all"); `floating` are
+    addresses that lead to the pod, `sources` prefixes that it may speak from beside its own addresses."""
 
     container_id: str
     interface: str
@@ -68,6 +69,8 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     promiscuous: bool = False
     bridge_gateway: bool = True
     default_gateway: bool = True
+    floating: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:

@@ -21,7 +21,7 @@ class AgentConfig:
     """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes; 0: as the datapath
     in use allows); `leak_grace` is for how long an address must look unused before it is freed (seconds; 0: never while
     its node lives). `network` is routed or kubenet, `ipam` blocks or host-local: what the installed CNI configuration
-    asks for."""
+    asks for. `floating_ips` and `source_prefixes` let pods ask for such by annotation."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -39,6 +39,8 @@ class AgentConfig:
     leak_grace: int = 900
     network: str = "routed"
     ipam: str = "blocks"
+    floating_ips: bool = True
+    source_prefixes: bool = False
 
     @property
     def spool(self) -> Path:

@@ -20,6 +20,7 @@ from podwire.agent.admission import ENDPOINTS
 from podwire.agent.attachments import BRIDGE, CHAINED, READY, ROUTED, Attachment
 from podwire.agent.config import AgentConfig
 from podwire.agent.extras import Extras
+from podwire.agent.floating import FloatingAddresses
 from podwire.agent.guard import Guard, endpoint_of
 from podwire.agent.hostports import HostPorts
 from podwire.agent.wiring import Sockets
@@ -31,6 +32,7 @@ from podwire.kernel.links import Link, RouteSocket
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.routes import TYPE_UNICAST
 from podwire.model.seen import NodeSeen, SeenAttachment, SeenFile, SeenRoute
+from podwire.render.nft_floating import pairs
 
 HOST_LOCAL = "/var/lib/cni/networks"
 TUNNEL = "vxlan.calico"
@@ -132,6 +134,7 @@ def _seen(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) 
         addresses=record.addresses,
         ports=tuple(_port(port) for port in record.ports),
         limits=_limits(record),
+        floating=tuple(f"{outer}->{inner}" for outer, inner in pairs(record.floating, record.addresses)),
         faults=tuple(faults),
     )
 
@@ -174,10 +177,12 @@ def _end_faults(record: Attachment, sockets: Sockets) -> list[str]:
 
 
 def _extra_faults(record: Attachment, sockets: Sockets) -> list[str]:
-    """Of host ports and bandwidth limits. What is held in memory is the agent's affair: this process has nothing."""
-    if not record.ports and record.limits is None:
+    """Of host ports, floating addresses and bandwidth limits. What is held in memory is the agent's affair: this
+    process has nothing."""
+    if not record.ports and not record.floating and record.limits is None:
         return []
-    found = Extras(HostPorts(nft, sockets), sockets, lambda: None).faults(record)
+    floating = FloatingAddresses(nft, sockets)
+    found = Extras(HostPorts(nft, sockets), floating, sockets, lambda: None).faults(record)
     return [fault for fault in found if not fault.startswith("no host ports are held")]
 
 

@@ -26,6 +26,7 @@ from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.extras import Extras
 from podwire.agent.files import Files
+from podwire.agent.floating import FloatingAddresses
 from podwire.agent.guard import Guard
 from podwire.agent.health import Health
 from podwire.agent.hostports import HostPorts
@@ -86,7 +87,8 @@ class Agent:
         self._files = Files()
         self._pod_cidr = kubenet.PodCidr(config.state_dir / "podcidr.json")
         self._reaper = Reaper(self._records, self._sockets, self._release)
-        self._extras = Extras(HostPorts(Nft(), self._sockets), self._sockets, self._reaper.wake)
+        floating = FloatingAddresses(Nft(), self._sockets)
+        self._extras = Extras(HostPorts(Nft(), self._sockets), floating, self._sockets, self._reaper.wake)
         parts = roletable.Parts(
             config,
             self._records,

@@ -56,7 +56,10 @@ def restore(
     wired = [record for record in records.all(READY) if record.role == ROUTED]
     # another plugin's interface may have our prefix, too
     closed = wired + [r for r in records.all(READY) if r.role == CHAINED and r.host_name.startswith(PREFIX)]
-    admission.restore({(record.host_name, address) for record in closed for address in record.addresses})
+    admission.restore(
+        {(record.host_name, address) for record in closed for address in record.addresses},
+        {record.host_name: record.sources for record in wired if record.sources},
+    )
     ready = {record.host_name: record.addresses for record in wired}
     kept = {record.host_name for record in records.all(READY)}
     ours = [link for link in sockets.route().links() if _is_ours(link)]

@@ -25,6 +25,7 @@ from podwire.agent.reaper import Reaper
 from podwire.agent.roles import Role
 from podwire.agent.routed import Routed
 from podwire.agent.wiring import Sockets
+from podwire.cni.asked import Features
 from podwire.model.ippool import IPPool
 
 
@@ -66,6 +67,7 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.readiness,
             parts.boot,
             parts.extras,
+            Features(config.floating_ips, config.source_prefixes),
         ),
         PORTMAP: PortMap(parts.records, parts.sockets, parts.extras, parts.boot),
         BANDWIDTH: Limiter(parts.records, parts.sockets, parts.extras, parts.boot),

@@ -27,10 +27,11 @@ from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.cni import asked, capabilities, plan, spec
-from podwire.cni.asked import Asked
+from podwire.cni.asked import Asked, Features
 from podwire.cni.capabilities import Bandwidth
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request, Result
+from podwire.kernel import netns
 from podwire.kernel.netlink import KernelError
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Routed:
         readiness: Readiness,
         boot: Callable[[], str],
         extras: Extras,
+        features: Features,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._node = node
@@ -67,6 +69,7 @@ class Routed:
         self._readiness = readiness
         self._boot = boot
         self._extras = extras
+        self._features = features
         self._entropy = entropy
         self._indexes = wire.Indexes()
 
@@ -81,10 +84,10 @@ class Routed:
             raise CniError(spec.INTERNAL, "attachment exists but is damaged", "DEL it first")
         if known is not None:
             self._reaper.finish(key)
-        wanted = asked.asked(request, self._pods.facts(request))
+        wanted = asked.asked(request, self._pods.facts(request), self._features)
         planned = plan.routed(request, wanted.mtu or self._mtu(), wanted.mac or plan.mac_from(self._entropy(6)))
         self._evict(planned.host_name, wanted)
-        record = self._begin(request, planned)
+        record = self._begin(request, planned, wanted)
         pending = self._claimer.claim(asked.wish(request, self._node, wanted))
         try:
             index = self._create(planned, inner)
@@ -97,6 +100,8 @@ class Routed:
             reached("host")
             self._extras.attach(msgspec.structs.replace(record, addresses=complete.addresses))
             reached("extras")
+            if record.sources:
+                self._open_sources(record)
             self._admission.admit(complete.host_name, complete.addresses)
             reached("admitted")
             wire.await_carrier(self._sockets.route(), complete.host_name)
@@ -108,10 +113,20 @@ class Routed:
         log.info("attached pod=%s/%s addresses=%s", request.namespace, request.pod, ",".join(complete.addresses))
         return self._result(request, complete)
 
+    def _open_sources(self, record: Attachment) -> None:
+        """The pod may use its prefixes. The kernel's own check of sources has no loose form for interfaces without an
+        address, and what it says of all of them cannot be taken back for one. Raises CniError 7."""
+        if any(plan.family(prefix) == 4 for prefix in record.sources):
+            if netns.read_sysctl("net/ipv4/conf/all/rp_filter") != "0":
+                text = "the node has net.ipv4.conf.all.rp_filter on: set it to 0"
+                raise CniError(spec.BAD_CONFIG, f"annotation {asked.SOURCES} cannot be kept", text)
+            netns.write_sysctl(f"net/ipv4/conf/{record.host_name}/rp_filter", "0")
+        self._admission.allow(record.host_name, record.sources)
+
     def _result(self, request: Request, wiring: Wiring) -> Result:
         return plan.result(wiring, request.netns, capabilities.dns(request))
 
-    def _begin(self, request: Request, planned: Wiring) -> Attachment:
+    def _begin(self, request: Request, planned: Wiring, wanted: Asked) -> Attachment:
         record = Attachment(
             container_id=request.container_id,
             interface=request.interface,
@@ -127,6 +142,8 @@ class Routed:
             boot=self._boot(),
             ports=capabilities.port_mappings(request),
             limits=capabilities.bandwidth(request),
+            floating=wanted.floating,
+            sources=wanted.sources,
         )
         self._claimer.require()
         self._records.put(record)
@@ -240,6 +257,8 @@ class Routed:
         faults = wire.host_faults(self._sockets.route(), wiring) + wire.pod_faults(wiring, inner)
         missing = self._admission.missing(record.host_name, record.addresses)
         faults += self._extras.faults(record)
+        for prefix in self._admission.lacking(record.host_name, record.sources):
+            faults.append(f"{record.host_name} may not speak from {prefix}")
         return faults + [f"{record.host_name} with {address} is not admitted" for address in missing]
 
     # -- GC, STATUS -----------------------------------------------------------------------------------------------

@@ -102,7 +102,8 @@ def endpoint_table(rows: list[EndpointRow]) -> str:
     """The attachments, with what is wrong in lines of their own below."""
     if not rows:
         return "no pod is attached"
-    header = ("NODE", "NAMESPACE", "POD", "INTERFACE", "ADDRESSES", "STATE", "PORTS", "LIMITS")
+    header: tuple[str, ...] = ("NODE", "NAMESPACE", "POD", "INTERFACE", "ADDRESSES", "STATE", "PORTS", "LIMITS")
+    nats = any(row.nats for row in rows)
     cells = [
         (
             row.node,
@@ -113,12 +114,14 @@ def endpoint_table(rows: list[EndpointRow]) -> str:
             row.state,
             ",".join(row.ports) or "-",
             row.limits or "-",
+            *((",".join(row.nats) or "-",) if nats else ()),
         )
         for row in rows
     ]
     wrong = [
         f"{row.node}: {row.pod or row.interface}: {fault}" for row in rows if row.state != GOOD for fault in row.faults
     ]
+    header += ("NATS",) if nats else ()
     return "\n".join([columns(header, cells), *(["", *wrong] if wrong else [])])
 
 

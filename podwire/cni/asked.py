@@ -23,6 +23,7 @@ IP_ADDRS = _PREFIX + "ipAddrs"
 HW_ADDR = _PREFIX + "hwAddr"
 FLOATING_IPS = _PREFIX + "floatingIPs"
 IP_FAMILIES = _PREFIX + "ipFamilies"
+SOURCES = _PREFIX + "allowedSourcePrefixes"
 POOLS = {4: _PREFIX + "ipv4pools", 6: _PREFIX + "ipv6pools"}
 
 _FAMILY = {"ipv4": 4, "ipv6": 6}
@@ -50,20 +51,28 @@ class Asked:
     mtu: int = 0
     sysctls: tuple[tuple[str, str], ...] = ()
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    floating: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
-def asked(request: Request, facts: PodFacts | None = None) -> Asked:
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What pods may ask for; `feature_control` of the network's configuration goes before."""
+
+    floating_ips: bool = True
+    source_prefixes: bool = False
+
+
+def asked(request: Request, facts: PodFacts | None = None, features: Features | None = None) -> Asked:
     """Raises CniError 7 naming the annotation and the object that has it, or the configuration's key."""
-    facts = facts or PodFacts()
+    facts, features = facts or PodFacts(), features or Features()
     pod = _Annotations(f"pod {request.namespace}/{request.pod}", facts.annotations)
     namespace = _Annotations(f"namespace {request.namespace}", facts.namespace_annotations)
     ipam = _section(request.config, "ipam")
     exact = pod.addresses(IP_ADDRS)
     if not exact:
         exact = _one_a_family("runtimeConfig.ips", capabilities.addresses(request))
-    if FLOATING_IPS in pod.values:
-        # refused, as Calico does where they are not switched on: silence would promise what nobody does
-        raise pod.fault(FLOATING_IPS, "asking for floating addresses, which Podwire does not give: remove it", "")
+    control = _section(request.config, "feature_control")
     families = tuple(_family(text) for text in exact) or _families(pod, namespace, ipam)
     return Asked(
         families=families,
@@ -73,7 +82,42 @@ def asked(request: Request, facts: PodFacts | None = None) -> Asked:
         mtu=_mtu(request.config),
         sysctls=_sysctls(request),
         namespace_labels=dict(facts.namespace_labels),
+        floating=_floating(pod, _flag(control, "floating_ips", features.floating_ips, "feature_control")),
+        sources=_sources(pod, _flag(control, "source_prefixes", features.source_prefixes, "feature_control")),
     )
+
+
+def _floating(pod: _Annotations, allowed: bool) -> tuple[str, ...]:
+    """Addresses that shall lead to the pod. Raises CniError 7."""
+    texts = pod.strings(FLOATING_IPS)
+    if texts and not allowed:
+        text = "asking for floating addresses, which are switched off here: remove it, or see floating_ips"
+        raise pod.fault(FLOATING_IPS, text, "")
+    found: dict[str, None] = {}
+    for text in texts:
+        try:
+            one = ipaddress.ip_address(text)
+        except ValueError:
+            raise pod.fault(FLOATING_IPS, "no list of IP addresses", text) from None
+        if one.is_loopback or one.is_unspecified or one.is_multicast or one.is_link_local:
+            raise pod.fault(FLOATING_IPS, "no list of addresses that can be routed to a pod", text)
+        found[str(one)] = None
+    return tuple(found)
+
+
+def _sources(pod: _Annotations, allowed: bool) -> tuple[str, ...]:
+    """Prefixes that the pod may speak from. Raises CniError 7."""
+    texts = pod.strings(SOURCES)
+    if texts and not allowed:
+        text = "asking to speak from other addresses, which is switched off here: remove it, or see source_prefixes"
+        raise pod.fault(SOURCES, text, "")
+    try:
+        four = [ipaddress.IPv4Network(text) for text in texts if ":" not in text]
+        six = [ipaddress.IPv6Network(text) for text in texts if ":" in text]
+    except ValueError as error:
+        raise pod.fault(SOURCES, f"no list of prefixes: {error}", "") from None
+    # what overlaps cannot stand in one set
+    return tuple(map(str, [*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six)]))
 
 
 def wish(request: Request, node: str, wanted: Asked) -> Wish:
@@ -165,12 +209,12 @@ def _pools(family: int, pod: _Annotations, namespace: _Annotations, ipam: Mappin
     return tuple(stated)
 
 
-def _flag(section: Mapping[str, Any], key: str, default: bool) -> bool:
+def _flag(section: Mapping[str, Any], key: str, default: bool, where: str = "ipam") -> bool:
     """Calico writes these as strings."""
     value = section.get(key, default)
     text = str(value).lower()
     if text not in ("true", "false"):
-        raise CniError(BAD_CONFIG, f"ipam.{key} is neither true nor false", text[:64])
+        raise CniError(BAD_CONFIG, f"{where}.{key} is neither true nor false", text[:64])
     return text == "true"
 
 

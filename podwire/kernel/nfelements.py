@@ -37,12 +37,12 @@ _BATCH_BEGIN, _BATCH_END = 16, 17
 _SUBSYSTEM = 10
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = (_SUBSYSTEM << 8 | number for number in (12, 13, 14))
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS, _LIST_ELEM = 1, 2, 3, 1
-_ELEM_KEY, _ELEM_DATA, _DATA_VALUE = 1, 2, 1
+_ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, _DATA_VALUE = 1, 2, 10, 1
 _NFGENMSG = struct.Struct(">BBH")
 _FAMILIES = {"inet": 1, "ip": 2, "ip6": 10, "arp": 3, "bridge": 7, "netdev": 5}
 _NAME_BYTES = 16
 _PER_MESSAGE = 500
-_PARTS = (_ELEM_KEY, _ELEM_DATA)
+_PARTS = (_ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,12 @@ class SetName:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """`data` is a map's value; a set's element has none."""
+    """`data` is a map's value; a set's element has none. `end` is the last key of a range, in sets of intervals over
+    concatenated keys (where it has the key's length, too)."""
 
     key: bytes
     data: bytes = b""
+    end: bytes = b""
 
 
 def interface_key(name: str) -> bytes:
@@ -165,6 +167,8 @@ def _encode_element(element: Element) -> bytes:
     parts = [nested(_ELEM_KEY, attribute(_DATA_VALUE, element.key))]
     if element.data:
         parts.append(nested(_ELEM_DATA, attribute(_DATA_VALUE, element.data)))
+    if element.end:
+        parts.append(nested(_ELEM_KEY_END, attribute(_DATA_VALUE, element.end)))
     return nested(_LIST_ELEM, *parts)
 
 

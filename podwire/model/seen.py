@@ -23,6 +23,7 @@ class SeenAttachment(msgspec.Struct, frozen=True):
     ports: tuple[str, ...] = ()
     limits: str = ""
     faults: tuple[str, ...] = ()
+    floating: tuple[str, ...] = ()
 
 
 class SeenRoute(msgspec.Struct, frozen=True):

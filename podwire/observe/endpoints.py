@@ -30,6 +30,7 @@ class EndpointRow:
     ports: tuple[str, ...]
     limits: str
     faults: tuple[str, ...]
+    nats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ def endpoint_rows(seen: NodeSeen) -> list[EndpointRow]:
                 handle=one.handle,
                 ports=one.ports,
                 limits=one.limits,
+                nats=one.floating,
                 faults=one.faults,
             )
         )

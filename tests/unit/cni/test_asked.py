@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from podwire.cni import asked
-from podwire.cni.asked import Asked, PodFacts
+from podwire.cni.asked import Asked, Features, PodFacts
 from podwire.cni.spec import BAD_CONFIG, CniError, Request
 
 POOLS4, POOLS6 = asked.POOLS[4], asked.POOLS[6]
@@ -67,6 +67,16 @@ def request(runtime: dict[str, Any] | None = None, **config: Any) -> Request:
             Asked(sysctls=(("net/core/somaxconn", "500"), ("net/ipv4/conf/eth0/arp_filter", "1"))),
         ),
         (request(), PodFacts({}, {}, {"team": "a"}), Asked(namespace_labels={"team": "a"})),
+        (
+            request(),
+            PodFacts({asked.FLOATING_IPS: '["1.2.3.4", "2001:DB8::1", "1.2.3.4"]'}),
+            Asked(floating=("1.2.3.4", "2001:db8::1")),
+        ),
+        (
+            request(feature_control={"source_prefixes": True}),
+            PodFacts({asked.SOURCES: '["10.8.0.0/16", "fd00::/8"]'}),
+            Asked(sources=("10.8.0.0/16", "fd00::/8")),
+        ),
     ],
 )
 def test_who_is_heard(call: Request, facts: PodFacts, wanted: Asked) -> None:
@@ -85,7 +95,10 @@ def test_who_is_heard(call: Request, facts: PodFacts, wanted: Asked) -> None:
         (asked.HW_ADDR, "nonsense"),
         (asked.IP_FAMILIES, '["IPv5"]'),
         (asked.IP_FAMILIES, '["IPv4", "ipv4"]'),
-        (asked.FLOATING_IPS, '["10.8.0.1"]'),
+        (asked.FLOATING_IPS, '["10.8.0"]'),
+        (asked.FLOATING_IPS, '["127.0.0.1"]'),
+        (asked.FLOATING_IPS, '["10.8.0.1/32"]'),
+        (asked.SOURCES, '["10.8.0.0/16"]'),
         (POOLS4, "{}"),
         (POOLS4, "[]"),
     ],
@@ -105,9 +118,26 @@ def test_a_malformed_annotation_of_the_namespace_is_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "features", "name", "text"),
+    [
+        ({"feature_control": {"floating_ips": False}}, Features(), asked.FLOATING_IPS, '["1.2.3.4"]'),
+        ({}, Features(floating_ips=False), asked.FLOATING_IPS, '["1.2.3.4"]'),
+        ({"feature_control": {"source_prefixes": "false"}}, Features(True, True), asked.SOURCES, '["10.8.0.0/16"]'),
+    ],
+)
+def test_what_is_switched_off_is_refused_by_name(
+    config: dict[str, Any], features: Features, name: str, text: str
+) -> None:
+    with pytest.raises(CniError, match="switched off") as caught:
+        asked.asked(request(**config), PodFacts({name: text}), features)
+    assert name in caught.value.msg
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"ipam": []},
+        {"feature_control": {"floating_ips": 3}},
         {"ipam": {"assign_ipv4": "maybe"}},
         {"ipam": {"assign_ipv4": "false"}},
         {"ipam": {"ipv4_pools": "a"}},
