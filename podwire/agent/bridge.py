@@ -24,9 +24,11 @@ from podwire.agent.claimer import Claimer
 from podwire.agent.extras import Extras
 from podwire.agent.files import Files
 from podwire.agent.guard import Guard
+from podwire.agent.pods import Pods
 from podwire.agent.points import reached
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
+from podwire.cni import asked as asking
 from podwire.cni import bridgeplan, capabilities, plan, spec
 from podwire.cni.bridgeplan import BridgePlan, Ends
 from podwire.cni.result import Destination
@@ -34,7 +36,6 @@ from podwire.cni.spec import CniError, Request, Result
 from podwire.ipam import hostlocal
 from podwire.ipam.hostlocal import Given
 from podwire.ipam.hostranges import HostLocalError, Plan
-from podwire.ipam.wish import Wish
 from podwire.kernel import bridges
 from podwire.kernel.netlink import KernelError
 
@@ -57,6 +58,7 @@ class Bridge:
         self,
         node: str,
         mtu: Callable[[], int],
+        pods: Pods,
         records: Attachments,
         sockets: Sockets,
         guard: Guard,
@@ -68,6 +70,7 @@ class Bridge:
     ) -> None:
         self._node = node
         self._mtu = mtu
+        self._pods = pods
         self._records = records
         self._sockets = sockets
         self._guard = guard
@@ -140,12 +143,7 @@ class Bridge:
     def _addresses(self, request: Request, asked: Asked, record: Attachment) -> list[Given]:
         if asked.files is not None:
             return self._files.assign(request, asked.files)
-        facts = {"node": self._node, "namespace": record.namespace, "pod": record.pod}
-        wish = Wish(
-            record.handle,
-            {name: value for name, value in facts.items() if value},
-            exact=capabilities.addresses(request),
-        )
+        wish = asking.wish(request, self._node, asking.asked(request, self._pods.facts(request)))
         found = self._claimer.claim(wish).addresses()
         return [Given(plan.host_prefix(address), plan.gateway(address)) for address in found]
 

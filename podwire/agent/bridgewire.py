@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from podwire.agent import wiring as wire
 from podwire.agent.attachments import Attachment
@@ -17,6 +17,7 @@ from podwire.kernel.links import RouteSocket
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.routes import SCOPE_UNIVERSE, Address, Neighbour, Route
 
+_BRIDGE_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0, "accept_ra": 0, "forwarding": 1}
 _BRIDGE_SETTINGS = {"forwarding": 1, "route_localnet": 1}
 
 
@@ -55,7 +56,7 @@ def ends(socket: RouteSocket, record: Attachment) -> Ends:
     )
 
 
-def ensure_bridge(socket: RouteSocket, shape: BridgePlan, mtu: int, gateways: Iterable[str]) -> links.Link:
+def ensure_bridge(socket: RouteSocket, shape: BridgePlan, mtu: int, gateways: Sequence[str]) -> links.Link:
     """The bridge with those of the gateways (CIDRs) that lie in a subnet as its addresses, where it shall have any.
     Raises KernelError."""
     wanted = [text for text in gateways if not single(text)]
@@ -66,11 +67,12 @@ def ensure_bridge(socket: RouteSocket, shape: BridgePlan, mtu: int, gateways: It
     index = bridges.ensure(socket, shape.bridge, own, mtu, promiscuous=shape.promiscuous)
     if fresh:
         socket.change(links.configure_ipv4(index, _BRIDGE_SETTINGS))
+    if any(":" in text for text in gateways):
+        netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
+        for setting, value in _BRIDGE_SETTINGS6.items():
+            netns.write_sysctl(f"net/ipv6/conf/{shape.bridge}/{setting}", str(value))
     if shape.gateway:
         held = {one.cidr for one in socket.addresses() if one.index == index}
-        if any(":" in text for text in wanted) and fresh:
-            for setting, value in (("accept_dad", 0), ("accept_ra", 0), ("forwarding", 1)):
-                netns.write_sysctl(f"net/ipv6/conf/{shape.bridge}/{setting}", str(value))
         for text in wanted:
             if text not in held:
                 socket.put_address(Address(index, text))

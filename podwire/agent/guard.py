@@ -26,6 +26,7 @@ _GOVERNED = "governed"
 _CLOSING = (("bridge", "podwire"), ("inet", "podwire_adopted"))
 _SETS = {4: "endpoints", 6: "endpoints6"}
 _MACS = SetName("bridge", "podwire", "macs")
+_TARGETS = SetName("bridge", "podwire", "targets6")
 _PODS = {4: SetName("inet", "podwire_bridge", "pods"), 6: SetName("inet", "podwire_bridge", "pods6")}
 
 
@@ -49,13 +50,14 @@ Elements = dict[SetName, set[bytes]]
 
 def elements(endpoints: Iterable[Endpoint], closing: Iterable[str] = ()) -> Elements:
     """Every set's members; `closing` are governed interfaces without an endpoint."""
-    found: Elements = {SetName("bridge", "podwire", "macs"): set()}
+    found: Elements = {_MACS: set(), _TARGETS: set()}
     for kind, table in _CLOSING:
         found |= {SetName(kind, table, name): set() for name in (_GOVERNED, *_SETS.values())}
         found[SetName(kind, table, _GOVERNED)] |= {interface_key(name) for name in closing}
     for one in endpoints:
         key = interface_key(one.interface)
-        found[SetName("bridge", "podwire", "macs")].add(key + pack_mac(one.mac) + b"\0\0")
+        found[_MACS].add(key + pack_mac(one.mac) + b"\0\0")
+        found[_TARGETS] |= {key + address_key(address) for address in one.addresses if family(address) == 6}
         for kind, table in _CLOSING:
             if kind == "inet" and not one.governed:
                 continue

@@ -86,6 +86,7 @@ def build(parts: Parts) -> dict[str, Role]:
         BRIDGE: Bridge(
             config.node_name,
             parts.mtu,
+            parts.pods,
             parts.records,
             parts.sockets,
             parts.guard,

@@ -5,8 +5,8 @@ interface with our prefix (or a governed one) may send only from its MAC and add
 what is for its addresses. `inet podwire_adopted` does the same for governed interfaces that are routed to. Nothing
 relies on br_netfilter. `inet podwire_bridge` masquerades what pods on bridges with ipMasq send out of their subnets.
 
-Rules never change; everything that does is an element. (nft cannot name the target of an IPv6 neighbour advertisement,
-so that a pod may still claim a neighbour's IPv6 address on its own bridge, but neither send nor receive by it.)
+Rules never change; everything that does is an element. A neighbour advertisement's target stands 8 bytes behind the
+ICMPv6 header's start (RFC 4861 section 4.4); nft learned a name for it later than Podwire needs it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ def bridge(prefix: str) -> str:
 {_SETS}	set macs {{
 		type ifname . ether_addr
 	}}
+	set targets6 {{
+		typeof iifname . @th,64,128
+	}}
 	chain prerouting {{
 		type filter hook prerouting priority dstnat; policy accept;
 		iifname "{prefix}*" goto from
@@ -44,6 +47,7 @@ def bridge(prefix: str) -> str:
 		ether type ip iifname . ip saddr @endpoints accept
 		ether type arp iifname . arp saddr ether != @macs counter drop
 		ether type arp iifname . arp saddr ip @endpoints accept
+		icmpv6 type 136 @th,64,10 != 0x3fa iifname . @th,64,128 != @targets6 counter drop
 		ether type ip6 iifname . ip6 saddr @endpoints6 accept
 		ip6 hoplimit 255 ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ 133, 135, 136 }} accept
 		counter drop
