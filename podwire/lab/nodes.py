@@ -88,10 +88,11 @@ def _run(job: Job, node: NodePlan, log: int) -> None:
 
 
 def environment(node: str) -> dict[str, str]:
-    """The environment of a node's daemons, and of a shell in it: what a node has, and last this program itself."""
+    """The environment of a node's daemons, and of a shell in it: this program itself first, since the folder of
+    the plugins has a `podwire`, too."""
     own = Path(sys.executable).parent
     return {
-        "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin:{own}",
+        "PATH": f"{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin",
         "HOME": "/root",
         "HOSTNAME": node,
         "LANG": "C.UTF-8",

@@ -79,9 +79,12 @@ def test_get_in_every_form(kubectl: Kubectl) -> None:
 
 
 def test_get_watch(kubectl: Kubectl) -> None:
+    kubectl.apply(pod("before", **SLEEPER))
     with kubectl.start("get", "pods", "-w") as child:
-        kubectl.apply(pod("one", **SLEEPER))
         assert child.stdout is not None
+        while not child.stdout.readline().startswith("before"):
+            assert child.poll() is None
+        kubectl.apply(pod("one", **SLEEPER))
         seen = ""
         while "Running" not in seen:
             seen += child.stdout.readline()
@@ -218,7 +221,7 @@ def test_logs(kubectl: Kubectl) -> None:
     script = "echo first; echo second; sleep 1; for i in 1 2 3; do echo late $i; sleep 0.3; done; sleep 3600"
     kubectl.apply(pod("talk", image="busybox", container={"command": ["sh", "-c", script]}))
     ready(kubectl, "talk")
-    assert kubectl.run("logs", "talk").startswith("first\nsecond\n")
+    eventually(lambda: kubectl.run("logs", "talk").startswith("first\nsecond\n"))
     with kubectl.start("logs", "-f", "talk") as child:
         assert child.stdout is not None
         lines = [child.stdout.readline().strip() for _ in range(5)]
@@ -253,7 +256,7 @@ def test_taint_cordon_and_drain(kubectl: Kubectl) -> None:
 def test_an_unknown_image_says_how_to_load_one(kubectl: Kubectl) -> None:
     kubectl.apply(pod("odd", image="example.org/never/heard:1"))
     eventually(lambda: re.search("ErrImagePull|ImagePullBackOff", kubectl.run("get", "pod", "odd")))
-    assert "podwire lab load" in kubectl.run("describe", "pod", "odd")
+    eventually(lambda: "podwire lab load" in kubectl.run("describe", "pod", "odd"))
 
 
 @pytest.mark.parametrize(

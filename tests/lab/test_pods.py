@@ -49,7 +49,7 @@ def test_init_containers_run_one_after_the_other(kubectl: Kubectl) -> None:
     seen = eventually(lambda: [s for s in [shown(kubectl, "main")] if s.startswith("Init:")], pause=0.02)[0]
     assert seen in ("Init:0/2", "Init:1/2")
     ready(kubectl, "main")
-    assert kubectl.run("logs", "main", "-c", "main") == "first\nsecond\n"
+    eventually(lambda: kubectl.run("logs", "main", "-c", "main") == "first\nsecond\n")
     inits = kubectl.object("pod", "main")["status"]["initContainerStatuses"]
     assert [one["state"]["terminated"]["reason"] for one in inits] == ["Completed", "Completed"]
     assert all(one["ready"] for one in inits)
@@ -107,7 +107,7 @@ def test_pods_that_run_to_their_end(kubectl: Kubectl) -> None:
     assert ready_condition["reason"] == "PodCompleted"
     address = kubectl.object("pod", "good")["status"]["podIP"]
     node = kubectl.object("pod", "good")["spec"]["nodeName"]
-    assert address not in on_node(kubectl, node, "ip route")
+    eventually(lambda: address not in on_node(kubectl, node, "ip route"))
 
 
 def test_an_active_deadline_ends_a_pod(kubectl: Kubectl) -> None:
@@ -201,13 +201,14 @@ def test_a_startup_probe_that_gives_up_restarts(kubectl: Kubectl) -> None:
     probe = {"tcpSocket": {"port": 9}, "periodSeconds": 1, "failureThreshold": 2}
     kubectl.apply(pod("never", container={"startupProbe": probe}))
     eventually(lambda: status_of(kubectl, "never").get("restartCount", 0) > 0)
-    assert "Container never failed startup probe, will be restarted" in events(kubectl, "never")
+    eventually(lambda: "Container never failed startup probe, will be restarted" in events(kubectl, "never"))
 
 
 def test_hooks_and_a_graceful_end(kubectl: Kubectl) -> None:
-    script = "trap 'echo got TERM; sleep 0.5; echo done; exit 0' TERM; while :; do sleep 0.1; done"
+    script = "trap 'echo got TERM; sleep 0.5; echo done; exit 0' TERM; touch /tmp/up; while :; do sleep 0.1; done"
+    wait = "until test -e /tmp/up; do sleep 0.05; done"
     hooks = {
-        "postStart": {"exec": {"command": ["sh", "-c", "echo post start >/proc/1/fd/1"]}},
+        "postStart": {"exec": {"command": ["sh", "-c", f"{wait}; echo post start >/proc/1/fd/1"]}},
         "preStop": {"exec": {"command": ["sh", "-c", "echo pre stop >/proc/1/fd/1; sleep 0.5"]}},
     }
     kubectl.apply(shell("polite", script, container={"lifecycle": hooks}, terminationGracePeriodSeconds=20))
@@ -218,17 +219,17 @@ def test_hooks_and_a_graceful_end(kubectl: Kubectl) -> None:
         kubectl.run("delete", "pod", "polite")
         assert 1 <= time.monotonic() - began < 19
         assert follower.stdout.read() == "pre stop\ngot TERM\ndone\n"
-    assert "Stopping container polite" in events(kubectl, "polite", "Killing")
+    eventually(lambda: "Stopping container polite" in events(kubectl, "polite", "Killing"))
 
 
 def test_a_deaf_container_is_killed_when_its_grace_is_over(kubectl: Kubectl) -> None:
-    kubectl.apply(shell("deaf", "trap '' TERM; while :; do sleep 1; done", terminationGracePeriodSeconds=4))
+    kubectl.apply(shell("deaf", "trap '' TERM; while :; do sleep 1; done", terminationGracePeriodSeconds=6))
     ready(kubectl, "deaf")
     began = time.monotonic()
     kubectl.run("delete", "pod", "deaf", "--wait=false")
-    eventually(lambda: shown(kubectl, "deaf") == "Terminating", 3)
-    kubectl.run("wait", "--for=delete", "pod/deaf", "--timeout=20s")
-    assert 3.9 <= time.monotonic() - began < 20
+    eventually(lambda: shown(kubectl, "deaf") == "Terminating", 6)
+    kubectl.run("wait", "--for=delete", "pod/deaf", "--timeout=50s")
+    assert time.monotonic() - began >= 5.9
 
 
 def test_a_forced_deletion_does_not_wait(kubectl: Kubectl) -> None:
@@ -236,8 +237,8 @@ def test_a_forced_deletion_does_not_wait(kubectl: Kubectl) -> None:
     ready(kubectl, "deaf")
     node = kubectl.object("pod", "deaf")["spec"]["nodeName"]
     address = kubectl.object("pod", "deaf")["status"]["podIP"]
-    kubectl.run("delete", "pod", "deaf", "--grace-period=0", "--force", seconds=5)
-    eventually(lambda: address not in on_node(kubectl, node, "ip route"), 10)
+    kubectl.run("delete", "pod", "deaf", "--grace-period=0", "--force", seconds=30)
+    eventually(lambda: address not in on_node(kubectl, node, "ip route"), 30)
 
 
 def test_a_post_start_hook_that_fails_restarts_the_container(kubectl: Kubectl) -> None:
@@ -250,33 +251,42 @@ def test_a_post_start_hook_that_fails_restarts_the_container(kubectl: Kubectl) -
 def test_a_command_that_is_not_there(kubectl: Kubectl) -> None:
     kubectl.apply(pod("lost", "/no/such/program"))
     eventually(lambda: shown(kubectl, "lost") in ("RunContainerError", "CrashLoopBackOff"))
-    assert 'exec: "/no/such/program": stat /no/such/program: no such file or directory' in events(kubectl, "lost")
+    eventually(
+        lambda: 'exec: "/no/such/program": stat /no/such/program: no such file or directory' in events(kubectl, "lost")
+    )
 
 
 def test_logs_of_the_run_before(kubectl: Kubectl) -> None:
     kubectl.apply(shell("twice", "trap 'echo ending; exit 1' TERM; echo run; while :; do sleep 0.1; done"))
-    ready(kubectl, "twice")
+    eventually(lambda: kubectl.run("logs", "twice") == "run\n")  # so that the trap is set
     none = kubectl.full("logs", "twice", "--previous")
     assert none.returncode == 1 and 'previous terminated container "twice" in pod "twice" not found' in none.stderr
     kubectl.run("exec", "twice", "--", "kill", "1")
     eventually(lambda: status_of(kubectl, "twice").get("restartCount") == 1)
     assert kubectl.run("logs", "twice", "--previous") == "run\nending\n"
-    assert kubectl.run("logs", "twice") == "run\n"
+    eventually(lambda: kubectl.run("logs", "twice") == "run\n")
 
 
 def test_a_crash_loop_backs_off(cluster: Kubectl) -> None:
-    eventually(lambda: status_of(cluster, "crash").get("restartCount", 0) >= 2, 40)
-    eventually(lambda: shown(cluster, "crash") == "CrashLoopBackOff")
-    now = status_of(cluster, "crash")
+    eventually(lambda: status_of(cluster, "crash").get("restartCount", 0) >= 2, 60)
+
+    def between_runs() -> tuple[Object, list[int]] | None:
+        before = status_of(cluster, "crash")
+        runs = [int(cluster.run("logs", "crash", *more).split()[1]) for more in (["--previous"], [])]
+        waiting = before["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        return (before, runs) if waiting and status_of(cluster, "crash") == before else None
+
+    now, runs = eventually(between_runs)
     delay = 10 * 2 ** (now["restartCount"] - 1)  # of the start to come; the first one was at once
     text = f"{delay}s" if delay < 60 else f"{delay // 60}m{delay % 60}s"
     waiting = rf"back-off {text} restarting failed container=crash pod=crash_default\([0-9a-f-]{{36}}\)"
     assert re.match(waiting, now["state"]["waiting"]["message"])
     ended_at = now["lastState"]["terminated"]
     assert (ended_at["exitCode"], ended_at["reason"]) == (1, "Error")
-    runs = [int(cluster.run("logs", "crash", *more).split()[1]) for more in (["--previous"], [])]
-    assert delay / 2 <= runs[1] - runs[0] < delay / 2 + 5
-    assert "Back-off restarting failed container crash in pod crash_default" in events(cluster, "crash", "BackOff")
+    assert delay / 2 <= runs[1] - runs[0] < delay
+    eventually(
+        lambda: "Back-off restarting failed container crash in pod crash_default" in events(cluster, "crash", "BackOff")
+    )
 
 
 def test_another_image_restarts_the_container(kubectl: Kubectl) -> None:
@@ -288,7 +298,7 @@ def test_another_image_restarts_the_container(kubectl: Kubectl) -> None:
     ready(kubectl, "web")
     assert status_of(kubectl, "web")["image"].endswith("nginx:1.28")
     assert kubectl.object("pod", "web")["status"]["podIP"] == before["podIP"]
-    assert "Container web definition changed, will be restarted" in events(kubectl, "web", "Killing")
+    eventually(lambda: "Container web definition changed, will be restarted" in events(kubectl, "web", "Killing"))
 
 
 def test_a_deletion_does_not_wait_for_post_start(kubectl: Kubectl) -> None:

@@ -126,7 +126,9 @@ def test_users_and_privileges(kubectl: Kubectl) -> None:
     assert output(kubectl, "all") == "yes\n"
     assert output(kubectl, "still") == "1\n"
     eventually(lambda: shown(kubectl, "root") == "CreateContainerConfigError")
-    assert "Error: container has runAsNonRoot and image will run as root" in events(kubectl, "root", "Failed")
+    eventually(
+        lambda: "Error: container has runAsNonRoot and image will run as root" in events(kubectl, "root", "Failed")
+    )
 
 
 def test_limits(kubectl: Kubectl) -> None:
@@ -142,7 +144,7 @@ def test_limits(kubectl: Kubectl) -> None:
     assert (state["reason"], state["exitCode"]) == ("OOMKilled", 137)
     assert output(kubectl, "slow").split()[0] == "25000"
     assert kubectl.object("pod", "slow")["status"]["qosClass"] == "Guaranteed"
-    assert "QoS Class:                   Burstable" in kubectl.run("describe", "pod", "fat")
+    eventually(lambda: "QoS Class:                   Burstable" in kubectl.run("describe", "pod", "fat"))
 
 
 def test_one_process_namespace(kubectl: Kubectl) -> None:
@@ -170,10 +172,10 @@ def test_images(kubectl: Kubectl) -> None:
     assert "podwire lab load" in told
     eventually(lambda: 'Back-off pulling image "example.org/never/heard:1"' in events(kubectl, "odd", "BackOff"))
     eventually(lambda: shown(kubectl, "never") == "ErrImageNeverPull")
-    assert "is not present with pull policy of Never" in events(kubectl, "never")
+    eventually(lambda: "is not present with pull policy of Never" in events(kubectl, "never"))
     eventually(lambda: shown(kubectl, "wrong") == "InvalidImageName")
     ready(kubectl, "web")
-    assert "stand-in" in kubectl.run("describe", "pod", "web")
+    eventually(lambda: "stand-in" in kubectl.run("describe", "pod", "web"))
     kubectl.run("set", "image", "pod/odd", "odd=busybox:1.36")
     eventually(lambda: shown(kubectl, "odd") == "Running")
 

@@ -106,7 +106,7 @@ def test_a_missing_config_map_is_named_and_waited_for(kubectl: Kubectl) -> None:
         once("volume", "cat /v/a; echo", container={"volumeMounts": [mounted("/v")]}, **volume),
     )
     eventually(lambda: shown(kubectl, "env") == "CreateContainerConfigError")
-    assert 'Error: configmap "later" not found' in events(kubectl, "env", "Failed")
+    eventually(lambda: 'Error: configmap "later" not found' in events(kubectl, "env", "Failed"))
     words = 'MountVolume.SetUp failed for volume "v" : configmap "later" not found'
     eventually(lambda: words in events(kubectl, "volume", "FailedMount"))
     assert shown(kubectl, "volume") == "ContainerCreating"

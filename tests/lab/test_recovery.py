@@ -55,13 +55,13 @@ def pods(lab: Lab, node: str = "") -> dict[str, dict[str, Any]]:
     """Name, and what identifies each life of a pod: address, container, restarts."""
     found = {}
     for pod in items(lab, "pods"):
-        if node in ("", pod["spec"]["nodeName"]):
-            container = pod["status"]["containerStatuses"][0]
+        if node in ("", pod["spec"].get("nodeName")):
+            container = (pod["status"].get("containerStatuses") or [{}])[0]
             found[pod["metadata"]["name"]] = {
                 "address": pod["status"].get("podIP", ""),
                 "container": container.get("containerID", ""),
-                "restarts": container["restartCount"],
-                "ready": container["ready"],
+                "restarts": container.get("restartCount", 0),
+                "ready": container.get("ready", False),
             }
     return found
 
@@ -189,7 +189,7 @@ def test_a_reborn_nodes_pods_get_new_addresses_and_the_old_ones_return(lab: Lab)
     eventually(settled(lab, before, there), 40)
     now = pods(lab)
     assert {name for name in now if now[name]["container"] != before[name]["container"]} == there
-    assert all(reach(lab, now["client"]["address"], address) for address in web(now))
+    eventually(lambda: all(reach(lab, now["client"]["address"], address) for address in web(now)))
     lab.kubectl("rollout", "status", "deployment/web", "--timeout=30s")
 
 
@@ -201,7 +201,7 @@ def test_a_lab_whose_supervisor_was_killed_is_taken_up_again(lab: Lab) -> None:
     assert lab.port() == port
     eventually(settled(lab, before, set(before)), 40)
     now = pods(lab)
-    assert all(reach(lab, now["client"]["address"], address) for address in web(now))
+    eventually(lambda: all(reach(lab, now["client"]["address"], address) for address in web(now)))
     assert lab.kubectl("get", "configmaps,deployments,services,namespaces", "-A", "-o", "name") == objects
     lab.kubectl("rollout", "status", "deployment/web", "--timeout=30s")
     lab.kubectl("delete", "pods", "--all", "--wait=false")

@@ -138,7 +138,8 @@ def test_pods_reach_one_another_across_nodes(lab: Lab) -> None:
     assert one["nodeName"] != two["nodeName"]
     for here, there in ((one, two), (two, one)):
         assert reach(lab, here, there)
-        assert f"{here['podIP']} - - " in lab.kubectl("logs", there["name"])
+        seen = f"{here['podIP']} - - "
+        eventually(lambda seen=seen, there=there: seen in lab.kubectl("logs", there["name"]))
 
 
 def test_nodes_can_be_looked_into(lab: Lab) -> None:

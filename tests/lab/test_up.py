@@ -79,6 +79,8 @@ def test_exec_is_inside_the_node(lab: Lab) -> None:
     assert lab("exec", "lab-worker", "hostname").stdout == "lab-worker\n"
     assert "172.18.0.3/16" in lab("exec", "lab-worker", "--", "ip", "addr").stdout
     assert lab("exec", "-i", "lab-worker", "cat", stdin="hello").stdout == "hello"
+    rows = lab("exec", "lab-worker", "podwire", "cni", "list").stdout  # the command, not the plugin of that name
+    assert "05-podwire.conflist" in rows
     assert "lab-worker2" in lab("exec", "-it", "lab-worker2", "bash", stdin="hostname\nexit 3\n", code=3).stdout
     left = lab("exec", "-it", "lab-worker", "sh", "-c", "trap '' HUP; sleep 60 & seq 9999; exit 5", code=5)  # at once
     assert left.stdout.endswith("9998\n9999\n")
