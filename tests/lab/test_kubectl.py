@@ -86,9 +86,9 @@ def test_get_watch(kubectl: Kubectl) -> None:
             assert child.poll() is None
         kubectl.apply(pod("one", **SLEEPER))
         seen = ""
-        while "Running" not in seen:
+        while not re.search("^one .* Running ", seen, re.MULTILINE):
             seen += child.stdout.readline()
-    assert "Pending" in seen or "ContainerCreating" in seen
+    assert re.search("^one .* (Pending|ContainerCreating) ", seen, re.MULTILINE), seen
 
 
 def test_describe_tells_image_events_and_address(kubectl: Kubectl) -> None:

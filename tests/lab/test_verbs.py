@@ -189,6 +189,9 @@ def test_cni_files_by_hand_make_a_node_ready_and_not_ready(tmp_path: Path) -> No
         assert lab("exec", node, "--", *install).stdout == ""
         run_pod(lab, "one", "busybox", ["sleep", "3600"], nodeName=node)
         assert lab.kubectl("get", "pod", "one", "-o", "jsonpath={.status.podIP}").startswith("10.244.")
+        left = lab("exec", node, "--", str(PODWIRE), "cni", "uninstall", code=1)
+        assert "1 attachments are left" in left.stdout + left.stderr
+        lab.kubectl("delete", "pod", "one")
         lab("exec", node, "--", str(PODWIRE), "cni", "uninstall")
         eventually(lambda: ready(lab, node)[0] == "False", 20)
         assert "cni plugin not initialized" in ready(lab, node)[1]
