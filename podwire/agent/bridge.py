@@ -136,8 +136,11 @@ class Bridge:
         )
         if asked.files is None:
             self._claimer.require()
+        first = not self._records.bridged()
         self._records.put(record)
         reached("recorded")
+        if first:  # the datapath, which keeps blackholes away from now on, may not come to it for a while
+            wire.drop_blackholes(self._sockets.route())
         return record
 
     def _addresses(self, request: Request, asked: Asked, record: Attachment) -> list[Given]:
