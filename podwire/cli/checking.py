@@ -16,7 +16,8 @@ from podwire.model.api import Api
 from podwire.model.seen import NodeSeen
 from podwire.observe.addresses import holdings
 from podwire.observe.cluster import Cluster, read
-from podwire.observe.damage import Finding, api_findings, persistent
+from podwire.observe.damage import api_findings
+from podwire.observe.finding import Finding, persistent
 from podwire.observe.kernel import all_node_findings, by_node, file_findings
 
 GRACE_SECONDS = 60.0

@@ -12,7 +12,7 @@ from podwire.cli.checking import GRACE_SECONDS, WAIT_SECONDS, Report, check, sco
 from podwire.cli.connect import cluster_options
 from podwire.cli.errors import reported
 from podwire.cli.output import boxed, output_option, show
-from podwire.observe.damage import Finding
+from podwire.observe.finding import Finding
 
 
 @click.command("check")

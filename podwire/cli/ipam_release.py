@@ -18,7 +18,7 @@ from podwire.model.address import AddressError, Cidr, parse_ip
 from podwire.model.seen import SeenFile
 from podwire.observe import mend
 from podwire.observe.addresses import Holding, holdings
-from podwire.observe.damage import REMOVE_FILE, SCRUB, Finding, persistent
+from podwire.observe.finding import REMOVE_FILE, SCRUB, Finding, persistent
 from podwire.observe.kernel import by_node
 from podwire.observe.living import why_live
 

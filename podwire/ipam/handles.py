@@ -104,24 +104,33 @@ async def raise_to(api: Api, handle: str, wanted: Counts, marks: Marks) -> set[C
 
 
 async def lower_to(
-    api: Api, handle: str, look: Callable[[set[Cidr]], Awaitable[dict[Cidr, int]]], only: Marks | None = None
-) -> None:
+    api: Api,
+    handle: str,
+    look: Callable[[set[Cidr]], Awaitable[dict[Cidr, int]]],
+    only: Marks | None = None,
+    make: Marks | None = None,
+) -> Counts | None:
     """Make a handle say what it holds; nothing: it is removed. `look` answers that, given the blocks that the stored
-    handle names. With `only`, not if another process raised it since. Raises ApiError, Lost."""
+    handle names. With `only`, not if another process raised it since; with `make` one that is missing is made. What it
+    says now; None if there was none and is none. Raises ApiError, Lost."""
     for _ in range(TRIES):
         stored = await read(api, handle)
-        if stored is None or (only is not None and not only.ours(stored)):
-            return
+        if (stored is None and make is None) or (stored and only is not None and not only.ours(stored)):
+            return None
         actual = await look(set(counts_of(stored)))
         try:
-            if not actual:
+            if stored is None:
+                if not actual or make is None:
+                    return None
+                await api.create(IPAMHANDLES, _object(handle, actual, make.next()))
+            elif not actual:
                 await _remove(api, stored)
             elif counts_of(stored) != actual:
                 stored["spec"]["block"] = {str(cidr): count for cidr, count in actual.items()}
                 await api.update(IPAMHANDLES, stored)
-            return
+            return actual
         except ApiError as error:
-            if not (error.conflict or error.not_found):
+            if not (error.conflict or error.not_found or error.already_exists):
                 raise
     raise Lost(f"IPAM handle {name_of(handle)} changes all the time")
 

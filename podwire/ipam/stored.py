@@ -118,7 +118,7 @@ async def claim(api: Api, node: str, cidr: Cidr, now: str) -> tuple[Held | None,
     Every step may have been done before by a claim that was cut off. A block that is ours behind an affinity which is
     not confirmed (somebody was about to take it back) is written once more, so that whoever read it before loses.
     """
-    affinity = await _pending(api, node, cidr)
+    affinity = await pending(api, node, cidr)
     certain = confirmed(affinity)
     held = await _create(api, blocks.fresh(cidr, f"host:{node}", now))
     if held is None:
@@ -142,8 +142,9 @@ async def claim(api: Api, node: str, cidr: Cidr, now: str) -> tuple[Held | None,
     return held, None
 
 
-async def _pending(api: Api, node: str, cidr: Cidr) -> Object:
-    """The node's affinity record for a block; made, in state pending, where there is none."""
+async def pending(api: Api, node: str, cidr: Cidr) -> Object:
+    """The node's affinity record for a block; made, in state pending, where there is none. Raises ApiError,
+    Lost."""
     name = affinity_name(node, str(cidr))
     labels = {
         "projectcalico.org/hostname-hash": hostname_hash(node),
@@ -178,7 +179,7 @@ async def _pending(api: Api, node: str, cidr: Cidr) -> Object:
 async def give_up(api: Api, node: str, held: Held, *, only_empty: bool) -> bool:
     """A node's block becomes nobody's: deleted when it is empty, else (unless `only_empty`) without affinity until its
     last address is released. False when the block is no longer as read: then it stays the node's. Raises ApiError."""
-    affinity = await _affinity(api, node, held.block.cidr)
+    affinity = await affinity_of(api, node, held.block.cidr)
     if affinity is not None:
         affinity["spec"]["state"] = "pendingDeletion"
         try:
@@ -194,7 +195,7 @@ async def give_up(api: Api, node: str, held: Held, *, only_empty: bool) -> bool:
     except Lost:
         now = await read(api, held.block.cidr)
         if affinity is not None and now is not None and now.block.node == node:
-            await _confirm(api, affinity)
+            await confirm(api, affinity)
             return False
         if affinity is not None:
             await drop_affinity(api, affinity)
@@ -204,7 +205,8 @@ async def give_up(api: Api, node: str, held: Held, *, only_empty: bool) -> bool:
     return True
 
 
-async def _affinity(api: Api, node: str, cidr: Cidr) -> Object | None:
+async def affinity_of(api: Api, node: str, cidr: Cidr) -> Object | None:
+    """The node's affinity record for a block, None if there is none. Raises ApiError."""
     try:
         found = await api.get(BLOCKAFFINITIES, affinity_name(node, str(cidr)))
     except ApiError as error:
@@ -214,7 +216,8 @@ async def _affinity(api: Api, node: str, cidr: Cidr) -> Object | None:
     return None if _gone(found) else found
 
 
-async def _confirm(api: Api, affinity: Object) -> None:
+async def confirm(api: Api, affinity: Object) -> None:
+    """A record says that its node has the block; nothing is done if it changed or went. Raises ApiError."""
     affinity["spec"]["state"] = "confirmed"
     try:
         await api.update(BLOCKAFFINITIES, affinity)

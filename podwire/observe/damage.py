@@ -1,13 +1,8 @@
-"""What is wrong with addresses as the API has them: leaks, double use, what lies outside, handles, affinities. Pure.
-
-A check reads while the cluster goes on: something may look wrong for a moment only. Whoever reports findings reads
-twice and keeps those that are in both (`persistent`).
-"""
+"""What is wrong with addresses as the API has them: leaks, double use, what lies outside, handles, affinities. Pure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -16,56 +11,25 @@ from podwire.ipam.blocks import Attribute, Block
 from podwire.ipam.findings import fault
 from podwire.model.address import AddressError, Cidr, parse_ip
 from podwire.model.api import Object
-from podwire.model.block import BlockAffinity
 from podwire.model.pod import Pod
 from podwire.model.seen import NodeSeen
 from podwire.model.workload import is_endpoint, pod_addresses
 from podwire.observe.addresses import Holding, holdings
+from podwire.observe.bookkeeping import affinity_findings, handle_findings
 from podwire.observe.cluster import Cluster
-
-LEAKED = "leaked address"
-DOUBLE = "double use"
-OUTSIDE = "outside pools"
-UNALLOCATED = "not allocated"
-HOLDER = "wrong holder"
-HANDLE = "handle mismatch"
-AFFINITY = "affinity orphan"
-BROKEN = "broken object"
-
-# What `ipam release --from-report` can do about a finding.
-RELEASE, RECOUNT, DROP_AFFINITY, MAKE_AFFINITY, SCRUB, REMOVE_FILE = (
-    "release",
-    "recount",
-    "drop-affinity",
-    "make-affinity",
-    "scrub",
-    "remove-file",
+from podwire.observe.finding import (
+    BROKEN,
+    DOUBLE,
+    DROP_AFFINITY,
+    HOLDER,
+    LEAKED,
+    OUTSIDE,
+    RELEASE,
+    UNALLOCATED,
+    Finding,
 )
 
 _TUNNELS = ("vxlan-tunnel-addr-", "vxlan-v6-tunnel-addr-", "ipip-tunnel-addr-", "wireguard-tunnel-addr-")
-_FURTHER = re.compile(r"\.[0-9a-f]{12,}\.[^.]+$")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that should not be. `object` names where it is, `problem` what is wrong, `remedy` what to do about it.
-    `cure` is what `ipam release` does ('' where a person has to decide); the rest is what the cure needs, and makes
-    sure that it is still the same thing: `handle` and `sequence` of an allocation, the `interface` of a route, the
-    `directory` and `network` of a file."""
-
-    kind: str
-    address: str
-    object: str
-    node: str
-    problem: str
-    remedy: str
-    cure: str = ""
-    block: str = ""
-    handle: str = ""
-    sequence: int | None = None
-    interface: str = ""
-    directory: str = ""
-    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +38,6 @@ class _Owner:
 
     name: str
     node: str
-
-
-def persistent(first: Iterable[Finding], second: Iterable[Finding]) -> list[Finding]:
-    """The findings of a second look that the first had as well, however their words changed."""
-    known = {_identity(one) for one in first}
-    return [one for one in second if _identity(one) in known]
-
-
-def _identity(one: Finding) -> tuple[object, ...]:
-    return one.kind, one.address, one.object, one.handle, one.sequence, one.interface, one.directory, one.network
 
 
 def api_findings(cluster: Cluster, seen: Mapping[str, NodeSeen] | None = None) -> list[Finding]:
@@ -100,8 +54,8 @@ def api_findings(cluster: Cluster, seen: Mapping[str, NodeSeen] | None = None) -
     found += _outside(cluster, claimed)
     files = {file.address for node in (seen or {}).values() for file in node.files}
     found += _unallocated(cluster, held, {a: o for a, o in claimed.items() if a not in files}, leaked)
-    found += _handles(cluster, held)
-    found += _affinities(cluster)
+    found += handle_findings(cluster, held)
+    found += affinity_findings(cluster)
     return found
 
 
@@ -172,8 +126,6 @@ def _why_leaked(
             return f"it is held on node {one.node}, which does not exist"
         return f"no attachment on node {one.node} has it" if one.node in seen and not one.ahead else ""
     pod = pods.get(one.holder)
-    if pod is not None and _FURTHER.search(one.handle):
-        return ""  # of a further interface, which the Pod's status does not tell
     facts = {"node": one.node, "pod": one.pod, "namespace": one.namespace, "type": one.type}
     try:
         record = None if pod is None else msgspec.convert(pod, Pod)
@@ -314,86 +266,3 @@ def _from_blocks(cluster: Cluster, address: str, node: str) -> bool:
         return True
     own = [text for known in cluster.nodes if known.name == node for text in known.pod_cidrs]
     return not any(Cidr.parse(text, host_bits=True).covers(one) for text in own)
-
-
-# -- handles and affinities -------------------------------------------------------------------------------------------
-
-
-def _handles(cluster: Cluster, held: list[Holding]) -> Iterator[Finding]:
-    actual: dict[str, dict[str, int]] = {}
-    for one in held:
-        if one.handle:
-            counts = actual.setdefault(one.handle, {})
-            counts[one.block] = counts.get(one.block, 0) + 1
-    stored = {handle.id: dict(handle.counts) for handle in cluster.handles}
-    for handle in sorted({*actual, *stored}):
-        has, says = actual.get(handle, {}), stored.get(handle)
-        if says == has:
-            continue
-        address = next((one.address for one in held if one.handle == handle), "")
-        problem = f"says {_counts(says)}, but the blocks say {_counts(has)}"
-        if says is None:
-            problem = f"is missing, but the blocks say {_counts(has)}"
-        yield Finding(
-            HANDLE,
-            address,
-            f"IPAMHandle {handle}",
-            "",
-            problem,
-            "podwire ipam release --from-report writes it anew from the blocks",
-            RECOUNT,
-            handle=handle,
-        )
-
-
-def _counts(counts: Mapping[str, int] | None) -> str:
-    return ", ".join(f"{count} in {block}" for block, count in sorted((counts or {}).items())) or "nothing"
-
-
-def _affinities(cluster: Cluster) -> Iterator[Finding]:
-    blocks = {str(block.cidr): block for block in cluster.blocks}
-    nodes = {node.name for node in cluster.nodes}
-    recorded = set()
-    for affinity in cluster.affinities:
-        if affinity.spec.type not in ("", "host"):
-            continue
-        recorded.add((affinity.spec.node, affinity.spec.cidr))
-        problem, cure = _affinity_problem(affinity, blocks.get(affinity.spec.cidr), nodes)
-        if problem:
-            verb = {DROP_AFFINITY: "removes it", MAKE_AFFINITY: "confirms it"}.get(cure)
-            yield Finding(
-                AFFINITY,
-                "",
-                f"BlockAffinity {affinity.metadata.name}",
-                affinity.spec.node,
-                problem,
-                f"podwire ipam release --from-report {verb}" if verb else "the node's agent finishes it when it runs",
-                cure,
-                affinity.spec.cidr,
-            )
-    for cidr, block in blocks.items():
-        if block.node and (block.node, cidr) not in recorded:
-            yield Finding(
-                AFFINITY,
-                "",
-                f"block {cidr}",
-                block.node,
-                f"it is node {block.node}'s, but no BlockAffinity says so",
-                "podwire ipam release --from-report writes the record",
-                MAKE_AFFINITY,
-                cidr,
-            )
-
-
-def _affinity_problem(affinity: BlockAffinity, block: Block | None, nodes: set[str]) -> tuple[str, str]:
-    """What is wrong and its cure."""
-    node, state = affinity.spec.node, affinity.spec.state or "confirmed"
-    if block is None:
-        return f"{state}, but there is no block {affinity.spec.cidr}", DROP_AFFINITY
-    if block.node != node:
-        return f"the block is {'node ' + block.node if block.node else 'nobody'}'s, not node {node}'s", DROP_AFFINITY
-    if node not in nodes:
-        return f"node {node} is gone", DROP_AFFINITY
-    if state == "pending":
-        return "the claim was begun (pending) and not finished", MAKE_AFFINITY
-    return ("", "") if state == "confirmed" else (f"its release was begun ({state}) and not finished", "")

@@ -9,8 +9,9 @@ from podwire.model.seen import NodeSeen, SeenFile
 from podwire.model.workload import is_endpoint, pod_addresses
 from podwire.observe.addresses import Holding, holdings
 from podwire.observe.cluster import Cluster
-from podwire.observe.damage import REMOVE_FILE, SCRUB, Finding, is_tunnel
+from podwire.observe.damage import is_tunnel
 from podwire.observe.endpoints import stray_links
+from podwire.observe.finding import REMOVE_FILE, SCRUB, Finding
 
 ROUTE = "kernel without allocation"
 UNWIRED = "allocation without kernel"

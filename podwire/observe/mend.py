@@ -5,16 +5,13 @@ Each step is a compare-and-swap on what was found, so that nothing is undone tha
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from podwire.ipam import blocks, stored
-from podwire.ipam.blocks import Block
-from podwire.ipam.stored import Held, Lost
+from podwire.ipam import blocks, handles, stored
+from podwire.ipam.handles import Marks
+from podwire.ipam.stored import Lost
 from podwire.model.address import Cidr
-from podwire.model.api import Api, ApiError, Object
-from podwire.model.block import affinity_name, hostname_hash
-from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES
-from podwire.observe.damage import DROP_AFFINITY, MAKE_AFFINITY, RECOUNT, RELEASE, Finding
+from podwire.model.api import Api
+from podwire.model.block import affinity_name
+from podwire.observe.finding import DROP_AFFINITY, MAKE_AFFINITY, RECOUNT, RELEASE, Finding
 
 TRIES = 20
 
@@ -68,45 +65,19 @@ async def release(api: Api, block: str, address: str, handle: str, sequence: int
 async def recount(api: Api, handle: str) -> str:
     """Make a handle's object say what the blocks say, or go when they say nothing; which, in words. Raises Changed,
     ApiError."""
-    for _ in range(TRIES):
-        known = await _get(api, handle)
-        counts = {}
-        for held in await stored.read_all(api):
-            if ordinals := held.block.holdings().get(handle):
-                counts[str(held.block.cidr)] = len(ordinals)
-        try:
-            return await _put_counts(api, handle, known, counts)
-        except ApiError as error:
-            if not (error.conflict or error.not_found or error.already_exists):
-                raise
-    raise Changed(f"IPAMHandle {handle} changes all the time")
 
+    async def everywhere(_: set[Cidr]) -> dict[Cidr, int]:
+        found = ((held.block.cidr, held.block.holdings().get(handle)) for held in await stored.read_all(api))
+        return {cidr: len(ordinals) for cidr, ordinals in found if ordinals}
 
-async def _get(api: Api, handle: str) -> Object | None:
     try:
-        return await api.get(IPAMHANDLES, handle.lower())
-    except ApiError as error:
-        if error.not_found:
-            return None
-        raise
-
-
-async def _put_counts(api: Api, handle: str, known: Object | None, counts: dict[str, int]) -> str:
-    if not counts:
-        if known is None:
-            return "is gone already"
-        metadata = known["metadata"]
-        version = metadata["resourceVersion"]
-        await api.delete(IPAMHANDLES, metadata["name"], uid=metadata["uid"], resource_version=version)
-        return "removed, as no block knows it"
-    told = ", ".join(f"{count} in {block}" for block, count in sorted(counts.items()))
-    if known is None:
-        head = {"apiVersion": IPAMHANDLES.api_version, "kind": IPAMHANDLES.kind}
-        spec = {"handleID": handle, "block": counts, "deleted": False}
-        await api.create(IPAMHANDLES, {**head, "metadata": {"name": handle.lower()}, "spec": spec})
-    elif known["spec"].get("block") != counts:
-        await api.update(IPAMHANDLES, {**known, "spec": {**known["spec"], "block": counts}})
-    return f"says {told} now"
+        counts = await handles.lower_to(api, handle, everywhere, make=Marks())
+    except Lost as error:
+        raise Changed(str(error)) from error
+    if counts is None:
+        return "is gone already"
+    told = ", ".join(f"{count} in {cidr}" for cidr, count in sorted(counts.items()))
+    return f"says {told} now" if told else "removed, as no block knows it"
 
 
 async def give_back(api: Api, node: str, cidr: Cidr) -> str:
@@ -115,73 +86,34 @@ async def give_back(api: Api, node: str, cidr: Cidr) -> str:
     done = []
     for _ in range(TRIES):
         held = await stored.read(api, cidr)
-        if held is None or held.block.node != node:
-            break
-        try:
-            done.append(await _disown(api, held))
-        except Lost:
+        if held is not None and held.block.node == node:
+            if await stored.give_up(api, node, held, only_empty=False):
+                done.append(f"removed the empty block {cidr}" if held.block.empty else f"block {cidr} is nobody's now")
             continue
-        break
-    else:
-        raise Changed(f"block {cidr} changes all the time")
-    name = affinity_name(node, str(cidr))
-    try:
-        affinity = await api.get(BLOCKAFFINITIES, name)
-        metadata = affinity["metadata"]
-        version = metadata["resourceVersion"]
-        await api.delete(BLOCKAFFINITIES, name, uid=metadata["uid"], resource_version=version)
-        done.append(f"removed BlockAffinity {name}")
-    except ApiError as error:
-        if error.conflict:
-            raise Changed(f"BlockAffinity {name} was changed meanwhile") from error
-        if not error.not_found:
-            raise
-    return ", ".join(done) or f"block {cidr} was given back already"
-
-
-async def _disown(api: Api, held: Held) -> str:
-    """Raises Lost."""
-    block: Block = replace(held.block, affinity="", claimed="")
-    if not block.empty:
-        await stored.write(api, held, block)
-        return f"block {block.cidr} is nobody's now"
-    metadata = held.metadata
-    version = metadata["resourceVersion"]
-    try:
-        await api.delete(IPAMBLOCKS, block.name, uid=metadata["uid"], resource_version=version)
-    except ApiError as error:
-        if error.conflict or error.not_found:
-            raise Lost(error.message) from error
-        raise
-    return f"removed the empty block {block.cidr}"
+        affinity = await stored.affinity_of(api, node, cidr)
+        if affinity is None:
+            return ", ".join(done) or f"block {cidr} was given back already"
+        await stored.drop_affinity(api, affinity)
+        done.append(f"removed BlockAffinity {affinity_name(node, str(cidr))}")
+    raise Changed(f"block {cidr} changes all the time")
 
 
 async def put_affinity(api: Api, node: str, cidr: Cidr) -> None:
     """Note that a block is a node's, if it is. Raises Changed, ApiError."""
-    held = await stored.read(api, cidr)
-    if held is None or held.block.node != node:
+    if await _owner(api, cidr) != node:
         raise Changed(f"block {cidr} is not node {node}'s any more")
-    labels = {
-        "projectcalico.org/hostname-hash": hostname_hash(node),
-        "projectcalico.org/affinity-type": "host",
-        "projectcalico.org/ip-version": "4" if cidr.width == 32 else "6",
-    }
-    spec = {"cidr": str(cidr), "deleted": False, "node": node, "state": "confirmed", "type": "host"}
-    head = {"apiVersion": BLOCKAFFINITIES.api_version, "kind": BLOCKAFFINITIES.kind}
-    name = affinity_name(node, str(cidr))
     try:
-        await api.create(BLOCKAFFINITIES, {**head, "metadata": {"name": name, "labels": labels}, "spec": spec})
-    except ApiError as error:
-        if not error.already_exists:
-            raise
-        await _confirm(api, name)
+        affinity = await stored.pending(api, node, cidr)
+    except Lost as error:
+        raise Changed(str(error)) from error
+    if stored.confirmed(affinity):
+        return
+    if await _owner(api, cidr) != node:  # given up while this was written
+        await stored.drop_affinity(api, affinity)
+        raise Changed(f"block {cidr} is not node {node}'s any more")
+    await stored.confirm(api, affinity)
 
 
-async def _confirm(api: Api, name: str) -> None:
-    try:
-        known = await api.get(BLOCKAFFINITIES, name)
-        await api.update(BLOCKAFFINITIES, {**known, "spec": {**known["spec"], "state": "confirmed"}})
-    except ApiError as error:
-        if error.conflict or error.not_found:
-            raise Changed(f"BlockAffinity {name} was changed meanwhile") from error
-        raise
+async def _owner(api: Api, cidr: Cidr) -> str:
+    held = await stored.read(api, cidr)
+    return held.block.node if held is not None else ""

@@ -14,7 +14,7 @@ from podwire.cli.checking import Report, stored_by
 from podwire.cli.ipam_release import _missing, read_report
 from podwire.ipam.layout import ClassicApi
 from podwire.kube.fake import FakeApi
-from podwire.observe.damage import RELEASE, REMOVE_FILE, Finding
+from podwire.observe.finding import RELEASE, REMOVE_FILE, Finding
 
 FILE = Finding("leaked file", "10.88.0.5", "/d/n/10.88.0.5", "w", "", "", REMOVE_FILE, directory="/d", network="n")
 LEAK = Finding("leaked address", "10.0.0.1", "block", "w", "", "", RELEASE, "10.0.0.0/26", "h", 3)

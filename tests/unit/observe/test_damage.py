@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from build import affinity, block, cluster, handle, node, pod, pool, stored, who
+from build import affinity, block, cluster, facts, handle, node, pod, pool, stored, who
 
 from podwire.ipam.blocks import Attribute
 from podwire.model.seen import NodeSeen, SeenAttachment, SeenFile, SeenRoute
-from podwire.observe import damage, kernel
+from podwire.observe import kernel
 from podwire.observe.cluster import Cluster, assemble
-from podwire.observe.damage import Finding, api_findings, persistent
+from podwire.observe.damage import api_findings
+from podwire.observe.finding import Finding, persistent
 from podwire.observe.living import why_live
 
 HELD = block("10.0.0.0/28", "n1", o1=who("a", "n1"))
@@ -148,6 +149,11 @@ def test_what_is_sound(found: Cluster) -> None:
             "node n1's, not node n2's",
         ),
         (cluster(block("10.0.0.0/28", "x")), [("affinity orphan", "")], "node x is gone"),
+        (
+            cluster(block("10.0.0.0/28", "n1", o1=Attribute.of("net." + "a" * 64 + ".net1", facts("a", "n1")))),
+            [("leaked address", "10.0.0.1")],
+            "pod default/a does not exist",
+        ),
         (assemble([pool()], [{**stored(HELD), "spec": {"cidr": "no"}}]), [("broken object", "")], "'no'"),
     ],
 )
@@ -274,9 +280,9 @@ def test_leaked_files(looked: dict[str, Any], now: float, leaked: bool) -> None:
 def test_only_what_both_looks_found_persists() -> None:
     one, two = api_findings(cluster(HELD)), api_findings(cluster(block("10.0.0.0/28", "n1", o2=who("a", "n1"))))
     assert persistent(one, one) == one and persistent(one, two) == [] == persistent([], one)
-    taken_again = [damage.Finding(**{**fields(one[0]), "sequence": 99})]
+    taken_again = [Finding(**{**fields(one[0]), "sequence": 99})]
     assert persistent(one, taken_again) == []
-    reworded = [damage.Finding(**{**fields(one[0]), "problem": "other words"})]
+    reworded = [Finding(**{**fields(one[0]), "problem": "other words"})]
     assert persistent(one, reworded) == reworded
 
 

@@ -19,7 +19,8 @@ from podwire.kube.fake import FakeApi
 from podwire.model.address import Cidr
 from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES, IPPOOLS, NODES
 from podwire.observe.cluster import NoKinds, read, stored_as
-from podwire.observe.damage import Finding, api_findings
+from podwire.observe.damage import api_findings
+from podwire.observe.finding import Finding
 from podwire.observe.mend import Changed, mend, put_affinity, recount, release
 
 CIDR = "10.0.0.0/28"
