@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kubectl import Kubectl, lab
+from kubectl import Kubectl, eventually, lab
 from pods import on_node, pod, ready
 
 from podwire.lab.state import cache_root
@@ -55,11 +55,11 @@ def test_another_wires_and_podwire_admits(kubectl: Kubectl) -> None:
     web, client = (str(kubectl.object("pod", name)["status"]["podIP"]) for name in ("web", "client"))
     assert web.startswith("10.55.0.") and client.startswith("10.55.0.")
     get = ("exec", "client", "--", "curl", "-s", "-o", "/dev/null", "--max-time", "3")
-    kubectl.run(*get, f"http://{web}/")
+    eventually(lambda: kubectl.full(*get, f"http://{web}/").returncode == 0)
     tables = on_node(kubectl, NODE, "nft list table bridge podwire")
     assert web in tables and client in tables
     # an address that is nobody's: closed
     kubectl.run("exec", "client", "--", "ip", "address", "add", "10.55.0.99/24", "dev", "eth0")
     assert kubectl.full(*get, "--interface", "10.55.0.99", f"http://{web}/").returncode != 0
     kubectl.run("delete", "pod", "web", "client", "--wait=true")
-    assert web not in on_node(kubectl, NODE, "nft list table bridge podwire")
+    eventually(lambda: web not in on_node(kubectl, NODE, "nft list table bridge podwire"))

@@ -74,11 +74,15 @@ def test_the_stock_file_is_applied_and_its_pool_honoured(tmp_path: Path) -> None
         lab.kubectl("create", "-f", "-", stdin=PODS % ("one", "worker") + PODS % ("two", "worker2"))
         lab.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
         there = lab.kubectl("get", "pod", "two", "-o", "jsonpath={.status.podIP}")
-        lab.kubectl("exec", "one", "--", "ping", "-c", "1", "-W", "5", there)
+        eventually(lambda: lab.kubectl("exec", "one", "--", "ping", "-c", "1", "-W", "5", there))
         # the nodes share a subnet: pods are routed to directly, without VXLAN
-        routes = lab("exec", "tigera-worker", "--", "ip", "route").stdout
         block = there.rpartition(".")[0]
-        assert any(line.startswith(block) and "dev eth0" in line for line in routes.splitlines()), routes
+
+        def direct() -> bool:
+            routes = lab("exec", "tigera-worker", "--", "ip", "route").stdout.splitlines()
+            return any(line.startswith(block) and "dev eth0" in line for line in routes)
+
+        eventually(direct)
         bad = STOCK.partition("---")[0].replace("VXLANCrossSubnet", "GRE")
         assert "encapsulation" in refused(lab, bad)
 

@@ -115,7 +115,7 @@ def test_a_full_pod_cidr_says_so_and_recovers(kubectl: Kubectl) -> None:
     running = [n for n in names if kubectl.object("pod", n)["status"].get("phase") == "Running"]
     kubectl.run("delete", "pod", "--wait=true", *running[:3])
     ready(kubectl, full)
-    kubectl.run("delete", "pod", "--wait=false", *[name for name in names if name not in running[:3]])
+    kubectl.run("delete", "pod", "--wait=true", *[name for name in names if name not in running[:3]])
 
 
 def test_a_leaked_file_is_found_and_removed_from_the_report(kubectl: Kubectl) -> None:

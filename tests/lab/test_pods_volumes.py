@@ -134,7 +134,7 @@ def test_an_updated_config_map_reaches_the_pod(kubectl: Kubectl) -> None:
     refused = kubectl.full("exec", "reader", "--", "touch", "/s/new")
     assert "Read-only file system" in refused.stderr
     kubectl.run("label", "pod", "reader", "more=yes")
-    eventually(lambda: read("/d/l") == 'app="reader"\nmore="yes"', 5)
+    eventually(lambda: read("/d/l") == 'app="reader"\nmore="yes"', 20)
     kubectl.run("patch", "configmap", "page", "-p", '{"data":{"a":"new","b":null}}')
     kubectl.run("patch", "secret", "keys", "-p", '{"stringData":{"k":"new"}}')
     eventually(lambda: read("/v/a", "/s/d/k") == "newnew", 20)

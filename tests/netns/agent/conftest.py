@@ -262,7 +262,7 @@ class World:
     outside: Namespace
 
 
-def until(what: str, true: Callable[[], bool], seconds: float = 10, log: Path | None = None) -> None:
+def until(what: str, true: Callable[[], bool], seconds: float = 30, log: Path | None = None) -> None:
     """Wait for a condition; fails saying which."""
     end = time.monotonic() + seconds
     while not true():

@@ -158,7 +158,7 @@ def test_agent_down(world: Any, tools: Any) -> None:
     node.start()
     tools.until("spooled DEL done", lambda: f"k8s-pod-network.{pod.container_id}" not in handles(world))
     tools.until("host end gone", lambda: pod.host_name not in node.space.run("ip", "link"))
-    assert not list((node.folder / "state" / "cni-spool").iterdir())
+    tools.until("kept DEL gone", lambda: not list((node.folder / "state" / "cni-spool").iterdir()))
     other.add()
 
 
