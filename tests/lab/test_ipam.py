@@ -227,10 +227,12 @@ def test_endpoints_of_nodes(lab: Lab) -> None:
     rows = json.loads(podwire(lab, "node", "endpoints", "-o", "json"))
     assert [(row["node"], row["pod"], row["state"]) for row in rows] == [(OTHER, "third", "ok")]
     assert podwire(lab, "node", "status").count("ready") == 2
-    name = host_interface("default", "third")
-    lab("exec", OTHER, "--", "ip", "link", "set", name, "down")
+    # inside the pod, as what is amiss on the node the agent mends by itself
+    record = '$(grep -l \'"pod":"third"\' /var/lib/podwire/attachments/*.json)'
+    space = f"""$(sed -n 's/.*"netns":"\\([^"]*\\)".*/\\1/p' {record})"""
+    lab("exec", OTHER, "--", "sh", "-c", f"nsenter --net={space} ip route del default")
     told = podwire(lab, "node", "endpoints", code=1)
-    assert "damaged" in told and f"host interface {name} is down" in told
+    assert "damaged" in told and "default route 0.0.0.0/0 by eth0 is missing" in told
     assert "damaged endpoint" in found(lab)
     wep = lab.kubectl("get", "wep", "-A").splitlines()
     api = podwire(lab, "node", "endpoints", "--all").splitlines()
