@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -55,6 +56,39 @@ def _compile(compiler: str, text: bytes) -> bytes:
 
 
 def fallback() -> str:
-    """The Python shim with this interpreter's path in its first line."""
+    """The Python shim: its first line is the interpreter's path, then the compiled program, for that very interpreter,
+    and the source for any other that may come to that path one day. Raises ShimError.
+
+    Compiling takes as long as ten calls of the agent, and so does loading `_socket` from a file where it is not
+    builtin: in distributions' interpreters it is.
+    """
     body = Path(__file__).with_name("fallback_shim.txt").read_text()
-    return f"#!{os.path.realpath(sys.executable)} -ISE\n{body}"
+    program, number, compiled = _interpreter(body)
+    return (
+        f"#!{program} -ISE\n# What shim/podwire-shim.c does, in Python: the source comes behind its compiled form.\n"
+        f"import marshal\nimport sys\n\n"
+        f"exec(marshal.loads({compiled!r}) if sys.hexversion == {number} else {body!r})\n"
+    )
+
+
+_COMPILE = """
+import marshal, sys
+code = marshal.dumps(compile(sys.stdin.read(), "podwire", "exec", dont_inherit=True, optimize=2))
+sys.stdout.buffer.write(b"%d %d " % ("_socket" in sys.builtin_module_names, sys.hexversion) + code)
+"""
+
+
+def _interpreter(body: str) -> tuple[str, int, bytes]:
+    """Path, version and code of `body`, of the distribution's interpreter if it has sockets built in, else of this one.
+    Raises ShimError."""
+    own = os.path.realpath(sys.executable)
+    for program in (os.path.realpath("/usr/bin/python3"), own):
+        with contextlib.suppress(OSError):
+            done = subprocess.run(
+                [program, "-ISE", "-c", _COMPILE], input=body.encode(), capture_output=True, check=False
+            )
+            if done.returncode == 0:
+                builtin, number, code = done.stdout.split(b" ", 2)
+                if builtin == b"1" or program == own:
+                    return program, int(number), code
+    raise ShimError(f"{own} cannot compile the shim")

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import struct
@@ -329,7 +330,17 @@ def test_no_command_is_a_human(shim: Path) -> None:
 
 
 def test_fallback_imports_only_builtin_modules() -> None:
-    assert not {"posix", "sys"} - set(sys.builtin_module_names)
+    assert not {"posix", "sys", "marshal"} - set(sys.builtin_module_names)
     lines = build.fallback().splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("import ")] == ["posix", "sys", "_socket"]
+    assert [line.split()[1] for line in lines if line.startswith("import ")] == ["marshal", "sys"]
     assert lines[0].endswith(" -ISE")
+    source = (Path(build.__file__).parent / "fallback_shim.txt").read_text()
+    assert re.findall(r"^import (\S+)", source, re.MULTILINE) == ["posix", "sys", "_socket"]
+
+
+def test_fallback_serves_another_interpreter_from_its_source(tmp_path: Path) -> None:
+    program = tmp_path / "podwire"
+    program.write_text(re.sub(r"sys\.hexversion == \d+", "sys.hexversion == 0", build.fallback()))
+    program.chmod(0o755)
+    done = subprocess.run([program], env={"CNI_COMMAND": "VERSION"}, input=b"{}", capture_output=True, check=True)
+    assert json.loads(done.stdout)["cniVersion"] == "1.1.0"
