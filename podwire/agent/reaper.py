@@ -17,7 +17,7 @@ from podwire.kernel.netlink import KernelError
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 AT_ONCE = 64
 """Handles given back in one go: enough to share a block's write, few enough to leave room for an ADD between."""
