@@ -128,6 +128,7 @@ class Enrolment:
                 pools=lambda: list(pools.values()),
                 reservations=settings.reservations,
                 config=settings.config,
+                fill=self._loop.fill,
             )
             try:
                 await self._open_attacher(fresh)

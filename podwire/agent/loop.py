@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from podwire.agent.datapath import Desired, desired
 from podwire.agent.health import Health
 from podwire.calc.routes import RouteCalc
+from podwire.ipam.fill import Fill
 from podwire.kernel.netlink import KernelError
 from podwire.kube.watch import InSync, Update
 from podwire.model.block import IPAMBlock
@@ -78,6 +79,7 @@ class Loop:
         self._doubtful = False
         self.nodes: dict[str, Node] = {}
         self.pools: dict[str, IPPool] = {}
+        self.fill = Fill(lambda: self.pools.values())
         self.version = 0
         self._told = asyncio.Condition()
         self.applied = asyncio.Event()
@@ -179,6 +181,7 @@ class Loop:
 
     def _on_block(self, name: str, block: IPAMBlock | None) -> None:
         self._calc.on_block(name, block)
+        self.fill.see(name, block)
 
     @property
     def pools_known(self) -> bool:

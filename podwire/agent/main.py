@@ -17,7 +17,7 @@ from podwire.agent import health as health_page
 from podwire.agent import kubenet, mtu, points, recovery, roletable
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
-from podwire.agent.attachments import CLAIMING, READY, Attachments
+from podwire.agent.attachments import BRIDGE, CLAIMING, READY, Attachment, Attachments
 from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
 from podwire.agent.collector import Collector
@@ -50,6 +50,7 @@ from podwire.kernel.tables import Nft
 from podwire.kube import kubeconfig
 from podwire.kube.client import Client
 from podwire.kube.events import record
+from podwire.model.address import Cidr
 from podwire.model.api import Api
 from podwire.model.ippool import IPPool
 from podwire.model.node import Node
@@ -212,7 +213,8 @@ class Agent:
                 {record.handle: record.addresses for record in ready},
                 {record.handle: {"namespace": record.namespace, "pod": record.pod} for record in ready if record.pod},
             )
-            for address, owner in refused.items():
+            elsewhere = self._from_elsewhere(ready)
+            for address, owner in ((a, o) for a, o in refused.items() if a not in elsewhere):
                 log.error("address of a pod is not its own address=%s owner=%s", address, owner)
         if first and self._complete:
             # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
@@ -268,6 +270,12 @@ class Agent:
     def _from_blocks(self, handle: str) -> bool:
         """Whether a record's addresses are from blocks."""
         return self._config.ipam != kubenet.HOST_LOCAL and not handle.startswith("host-local ")
+
+    def _from_elsewhere(self, records: list[Attachment]) -> set[str]:
+        """Addresses on bridges that are of no pool: another IPAM plugin gave them."""
+        spaces = [pool.cidr for pool in self._known_pools() if pool.sound]
+        found = {address for record in records if record.role == BRIDGE for address in record.addresses}
+        return {a for a in found if not any(space.covers(Cidr.parse(a)) for space in spaces)}
 
     def _write_cni(self, entry: Entry) -> list[Path]:
         config = self._config

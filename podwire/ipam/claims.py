@@ -21,6 +21,7 @@ import msgspec
 from podwire.ipam import ahead, pools
 from podwire.ipam.blocks import Attribute, Block, Reserved
 from podwire.ipam.commit import Commit
+from podwire.ipam.fill import Fill
 from podwire.ipam.ledger import Ledger, Spot
 from podwire.ipam.placing import Placing
 from podwire.ipam.pools import FAMILY, WIDTH, PoolError
@@ -37,7 +38,6 @@ __all__ = ["Allocator", "IpamError", "NoAddresses"]
 TRIES = 100
 REWRITE_SECONDS = 0.01  # how long what was lent gathers before it is written
 RETRY_SECONDS = (0.2, 10.0)
-IDLE_SECONDS = 300.0  # a block must have been empty for so long before it is given back
 
 
 def _now() -> str:
@@ -48,8 +48,9 @@ class Allocator:
     """One node's addresses. One instance per node and process; calls may run concurrently on one event loop.
 
     `pod_cidrs` are the node's own podCIDRs, `network` the CNI network's name, part of every pod's handle. `pools`,
-    `reservations` and `config` give what the caller already watches; without them pools are listed for every new block,
-    nothing is reserved, and the configuration is read when needed. Nothing is claimed ahead before `adopt`.
+    `reservations`, `config` and `fill` give what the caller already watches; without them pools are listed for every
+    new block, nothing is reserved, the configuration is read when needed, and no block is claimed before the present
+    one is full. Nothing is claimed ahead before `adopt`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Allocator:
         pools: Callable[[], Iterable[IPPool]] | None = None,
         reservations: Callable[[], Iterable[Cidr]] = tuple,
         config: Callable[[], IPAMConfig] | None = None,
+        fill: Fill | None = None,
         now: Callable[[], str] = _now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,7 +81,10 @@ class Allocator:
         self.stock = ahead.Stock(Attribute.of(ahead.handle_of(node), mark))
         self._ledger = Ledger(api, node, self.stock.saw)
         self._room = Room(api, node, self._ledger, reserved=self._reserved, config=config, now=now, clock=clock)
-        self._placing = Placing(self._ledger, self.stock, self._room, self._choose, self._reserved, now)
+        self._placing = Placing(self._ledger, self.stock, self._room, self._choose, self._reserved, now, fill)
+        self._fill = fill
+        if fill is not None:
+            fill.listeners.append(self._yield)
         self._commit = Commit(api, self._ledger, self.stock, self._room, self._placing, self._choose)
         self._commit.pools = lambda: self._pools
         self.describe([*([pod_cidr] if pod_cidr else []), *pod_cidrs], labels or {})
@@ -91,7 +96,6 @@ class Allocator:
         self._later: asyncio.TimerHandle | None = None
         self._pause = 0.0
         self._turn = asyncio.Lock()  # held by whoever reads or writes blocks
-        self._empty_since: dict[Cidr, float] = {}
 
     # -- what callers use ---------------------------------------------------------------------------------------------
 
@@ -206,7 +210,7 @@ class Allocator:
             await run_all(self._ledger.reread(cidr) for cidr in self.stock.cidrs())
             if [pace for pace in self.stock.pace.values() if pace.idle()] or self._borrowed_from():
                 self._placing.shrink = True
-            await self._trim()
+            await self._room.trim(self._pools, self._labels)
         await self._ask("", None, None)
 
     async def drop_strays(self) -> None:
@@ -228,8 +232,16 @@ class Allocator:
         while self.stock.lent or self._commit.dirty or self._commit.tried:
             await self._ask("", None, None)
 
+    def _yield(self) -> None:
+        """A pool has become scarce: what was claimed ahead of it goes back, now."""
+        self._placing.shrink = True
+        if self._adopted:
+            self._kick(0.0)
+
     async def close(self) -> None:
         """Stop background work; what was lent is written by the next life (`adopt`)."""
+        if self._fill is not None and self._yield in self._fill.listeners:
+            self._fill.listeners.remove(self._yield)
         if self._later is not None:
             self._later.cancel()
         if self._worker is not None:
@@ -311,6 +323,8 @@ class Allocator:
                 async with self._turn:
                     await self._load()
                     trouble = await self._serve([request for request in batch if not request.future.done()])
+                    if not (trouble or self._queue):
+                        await self._claim_ahead()
             except Exception as error:  # noqa: BLE001 - whoever asked gets it
                 fail(batch, error)
                 trouble = True
@@ -318,6 +332,17 @@ class Allocator:
             if trouble and not self._queue:
                 self._later = asyncio.get_running_loop().call_later(self._pause, self._start)
                 return
+
+    async def _claim_ahead(self) -> None:
+        """The next block, before the present one is full, while pods keep coming. Raises ApiError."""
+        fill = self._fill
+        if fill is None or not (self._adopted and self._present):
+            return
+        for width, pace in self.stock.pace.items():
+            if pace.asked:
+                chosen = self._choose(Wish("", families=(FAMILY[width],)), FAMILY[width])
+                spacious = [pool for pool in chosen if fill.spacious(pool.cidr)]
+                await self._room.ahead(chosen, spacious, width, few=pace.target - self.stock.left(width))
 
     async def _serve(self, batch: list[Request]) -> bool:
         """Whether something is left that has to be tried again later."""
@@ -355,26 +380,6 @@ class Allocator:
 
     def _reserved(self, cidr: Cidr) -> Reserved | None:
         return reserved_in(cidr, self._reservations())
-
-    # -- giving blocks back -------------------------------------------------------------------------------------------
-
-    async def _trim(self) -> None:
-        """Give back blocks of pools that no longer select the node, and blocks empty for long (never the last)."""
-        for width in (32, 128):
-            chosen = pools.automatic(self._pools, FAMILY[width], "Workload", self._labels)
-            left = self._ledger.mine(width)
-            for cidr in sorted(left):
-                block = self._ledger.held[cidr].block
-                pool = next((p for p in self._pools if p.sound and p.cidr.covers(cidr)), None)
-                foreign = pool is not None and pool.automatic and pool not in chosen and pool.allows("Workload")
-                if not block.empty:
-                    self._empty_since.pop(cidr, None)
-                    continue
-                since = self._empty_since.setdefault(cidr, self._clock())
-                idle = self._clock() - since >= IDLE_SECONDS and len(left) > 1
-                if (foreign or idle) and await self._room.give_up(cidr):
-                    left.remove(cidr)
-                    self._empty_since.pop(cidr, None)
 
 
 def age(attribute: Attribute, now: str) -> float:

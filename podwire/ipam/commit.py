@@ -63,9 +63,11 @@ class Commit:
         self._placing.drop_dying(lent)
         if self.drop_strays:
             self._placing.drop_strays()
+        shrinking = self._placing.shrink
         refill = self._placing.restock() if stocking else []
         again += await self._raise(assigns, lent, refill)
         problems = await self._writing.write_blocks()
+        self._placing.shrink |= shrinking and bool(problems)  # a rival wrote the block meanwhile: once more
         again += self._conclude(assigns, releases, problems)
         self._conclude_lent(lent, problems)
         await self._lower(releases)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from podwire.ipam import ahead
 from podwire.ipam.ahead import Lent, Stock
 from podwire.ipam.blocks import Draft, Reserved, cooling
+from podwire.ipam.fill import Fill
 from podwire.ipam.ledger import Ledger, Spot
 from podwire.ipam.pools import FAMILY, WIDTH
 from podwire.ipam.request import Request
@@ -36,7 +37,9 @@ class Placing:
         choose: Choose,
         reserved: Callable[[Cidr], Reserved | None],
         now: Callable[[], str],
+        fill: Fill | None = None,
     ) -> None:
+        self._fill = fill
         self._ledger = ledger
         self._stock = stock
         self._room = room
@@ -159,7 +162,16 @@ class Placing:
     def _stock_cidrs(self, width: int) -> list[Cidr]:
         wish = Wish("", families=(FAMILY[width],))
         mine = set(self._ledger.mine(width))
-        return [c for c in self._room.candidates(self._choose(wish, FAMILY[width]), width) if c in mine]
+        found = self._room.candidates(self._choose(wish, FAMILY[width]), width)
+        return [c for c in found if c in mine and not self._scarce(c)]
+
+    def _scarce(self, cidr: Cidr) -> bool:
+        return self._fill is not None and self._fill.scarce(cidr)
+
+    def _give_back(self, spots: Iterable[Spot]) -> None:
+        for cidr, ordinal in spots:
+            self._stock.take((cidr, ordinal))
+            self.draft(cidr).release([ordinal])
 
     def restock(self) -> list[Spot]:
         """Claim more addresses ahead when few are left or the block is written anyway; return some when they are too
@@ -167,11 +179,10 @@ class Placing:
         added: list[Spot] = []
         shrink, self.shrink = self.shrink, False
         for width in self._stock.pace:
+            self._give_back(spot for spot in self._stock.spots(width) if self._scarce(spot[0]))
             goal, left = self.goal(width), self._stock.left(width)
             if shrink or not goal:
-                for spot in self._stock.spots(width)[: left - goal] if left > goal else []:
-                    self._stock.take(spot)
-                    self.draft(spot[0]).release([spot[1]])
+                self._give_back(self._stock.spots(width)[: max(0, left - goal)])
             if left * 2 >= goal and not self.drafts and not self._stock.lent:
                 continue
             for cidr in self._stock_cidrs(width):

@@ -13,9 +13,10 @@ from datetime import datetime
 import msgspec
 
 from podwire.ipam import search, stored
+from podwire.ipam.ahead import handle_of
 from podwire.ipam.blocks import Block, Reserved
 from podwire.ipam.ledger import Ledger, Spot
-from podwire.ipam.pools import WIDTH
+from podwire.ipam.pools import FAMILY, WIDTH, automatic
 from podwire.ipam.stored import Held, Lost
 from podwire.ipam.wish import Wish
 from podwire.model.address import AddressError, Cidr, parse_ip
@@ -26,6 +27,7 @@ from podwire.model.ippool import IPAMConfig, IPPool
 BLOCKS_PER_NODE = 20  # upstream's limit when none is configured
 RECLAIM_SECONDS = 60.0
 CONFIG_SECONDS = 30.0
+IDLE_SECONDS = 300.0  # a block must have been empty for so long before it is given back
 
 
 class IpamError(Exception):
@@ -70,6 +72,7 @@ class Room:
         self._taken = search.Taken(())
         self._others: list[Cidr] = []
         self._surveyed = False
+        self._empty_since: dict[Cidr, float] = {}
         self._config: tuple[float, IPAMConfig] | None = None
 
     async def survey(self) -> None:
@@ -155,6 +158,19 @@ class Room:
         if not self._borrow(pools):
             raise self._exhausted(pools, owned, "no block is left to claim, and none has a free address")
 
+    async def ahead(self, pools: list[IPPool], spacious: list[IPPool], width: int, few: int) -> None:
+        """One more block, of the spacious among `pools`, if no more than so few addresses are left (at most a quarter
+        of a block's), and no block is still without pods. Raises ApiError."""
+        owned = [c for c in self._ledger.mine(width) if any(pool.cidr.covers(c) for pool in pools)]
+        blocks = [self._ledger.held[c].block for c in owned]
+        if not (owned and spacious) or any(block.holdings().keys() <= {handle_of(self._node)} for block in blocks):
+            return
+        if sum(len(block.unallocated) for block in blocks) > min(few, max(c.size for c in owned) // 4):
+            return
+        config = (await self.config()).spec
+        if config.autoAllocateBlocks and len(owned) < (config.maxBlocksPerHost or BLOCKS_PER_NODE):
+            await self._claim_any(spacious, width)
+
     def _own_room(self, pools: list[IPPool], width: int) -> bool:
         mine = set(self._ledger.mine(width))
         return any(cidr in mine for cidr in self.candidates(pools, width))
@@ -225,6 +241,25 @@ class Room:
         else:
             await self._ledger.reread(cidr)
         return gone
+
+    async def trim(self, pools: list[IPPool], labels: Mapping[str, str]) -> None:
+        """Give back blocks of pools that no longer select the node, and blocks empty for long (never the last).
+        Raises ApiError."""
+        for width in (32, 128):
+            chosen = automatic(pools, FAMILY[width], "Workload", labels)
+            left = self._ledger.mine(width)
+            for cidr in sorted(left):
+                block = self._ledger.held[cidr].block
+                pool = next((p for p in pools if p.sound and p.cidr.covers(cidr)), None)
+                foreign = pool is not None and pool.automatic and pool not in chosen and pool.allows("Workload")
+                if not block.empty:
+                    self._empty_since.pop(cidr, None)
+                    continue
+                since = self._empty_since.setdefault(cidr, self._clock())
+                idle = self._clock() - since >= IDLE_SECONDS and len(left) > 1
+                if (foreign or idle) and await self.give_up(cidr):
+                    left.remove(cidr)
+                    self._empty_since.pop(cidr, None)
 
     def spot_of(self, address: str) -> Spot | None:
         """The block, among those that exist, which has an address, and where in it."""
