@@ -42,6 +42,8 @@ class Pending:
         except TimeoutError:
             self.future.cancel()
             raise CniError(spec.TRY_AGAIN, "no address claimed in time", f"waited {CLAIM_SECONDS:.0f} s") from None
+        except CniError:
+            raise
         except Exception as error:
             raise CniError(spec.TRY_AGAIN, "cannot claim an address", str(error)) from error
 

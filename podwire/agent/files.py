@@ -52,6 +52,14 @@ class Files:
         except HostLocalError as error:
             raise CniError(spec.TRY_AGAIN if error.exhausted else spec.BAD_CONFIG, str(error)) from None
 
+    def usable(self, request: Request) -> None:
+        """Whether addresses could be kept for such calls now. Raises CniError: 7, or 50."""
+        plan = load(request)
+        try:
+            self.store(plan.directory, request.network).reservations()
+        except (OSError, HostLocalError) as error:
+            raise CniError(spec.UNAVAILABLE, "addresses cannot be kept", str(error)) from None
+
     def release(self, handle: str) -> bool:
         """Give back what the handle names; False for a handle of another kind. Raises OSError, HostLocalError."""
         if not handle.startswith(_KIND):

@@ -59,8 +59,4 @@ class HostLocalRole:
             log.info("stale reservation released address=%s container=%s", one.address, one.owner[0])
 
     def status(self, request: Request) -> None:
-        plan = files.load(request)
-        try:
-            self._files.store(plan.directory, request.network).reservations()
-        except (OSError, HostLocalError) as error:
-            raise CniError(spec.UNAVAILABLE, "addresses cannot be kept", str(error)) from None
+        self._files.usable(request)

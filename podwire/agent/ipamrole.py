@@ -150,7 +150,7 @@ class Addresses:
         """Nothing is left without a record but what the collector of leaks finds."""
 
     def status(self, request: Request) -> None:
-        self._readiness.check_ipam()
+        self._readiness.check_ipam(asked.asked(request).families)
 
 
 def _record(request: Request, boot: str) -> Attachment:

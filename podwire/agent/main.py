@@ -97,7 +97,7 @@ class Agent:
             self._admission,
             self._reaper,
             self._claimer,
-            Readiness(self.health, self._claimer, self._known_pools),
+            Readiness(self.health, self._claimer, self._known_pools, blocks=config.ipam != kubenet.HOST_LOCAL),
             boot=lambda: self._boot,
             mtu=self._pod_mtu,
             pods=self._pods,

@@ -17,6 +17,7 @@ from podwire.agent.files import Files
 from podwire.agent.guard import Guard
 from podwire.agent.hostlocalrole import HostLocalRole
 from podwire.agent.ipamrole import Addresses
+from podwire.agent.kubenet import HOST_LOCAL
 from podwire.agent.loopbackrole import LoopbackRole
 from podwire.agent.pods import Pods
 from podwire.agent.portmaprole import PORTMAP, PortMap
@@ -68,6 +69,7 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.boot,
             parts.extras,
             Features(config.floating_ips, config.source_prefixes),
+            parts.files if config.ipam != HOST_LOCAL else None,
         ),
         PORTMAP: PortMap(parts.records, parts.sockets, parts.extras, parts.boot),
         BANDWIDTH: Limiter(parts.records, parts.sockets, parts.extras, parts.boot),

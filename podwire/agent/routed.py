@@ -11,16 +11,19 @@ import concurrent.futures
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import msgspec
 
+from podwire.agent import files
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission
 from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attachments
 from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
 from podwire.agent.extras import Extras
+from podwire.agent.files import Files
+from podwire.agent.kubenet import HOST_LOCAL
 from podwire.agent.pods import Pods
 from podwire.agent.points import reached
 from podwire.agent.readiness import Readiness
@@ -31,6 +34,7 @@ from podwire.cni.asked import Asked, Features
 from podwire.cni.capabilities import Bandwidth
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request, Result
+from podwire.ipam.hostranges import Plan, parse_address
 from podwire.kernel import netns
 from podwire.kernel.netlink import KernelError
 
@@ -40,7 +44,8 @@ _TRIES = 3
 
 
 class Routed:
-    """`boot` gives the identity of this boot and namespace, for the record; `mtu` what pods get now if not told."""
+    """`boot` gives the identity of this boot and namespace, for the record; `mtu` what pods get now if not told.
+    `files` serve the calls whose configuration says host-local; without them the claimer serves all."""
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class Routed:
         boot: Callable[[], str],
         extras: Extras,
         features: Features,
+        files: Files | None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._node = node
@@ -70,6 +76,7 @@ class Routed:
         self._boot = boot
         self._extras = extras
         self._features = features
+        self._files = files
         self._entropy = entropy
         self._indexes = wire.Indexes()
 
@@ -88,7 +95,7 @@ class Routed:
         planned = plan.routed(request, wanted.mtu or self._mtu(), wanted.mac or plan.mac_from(self._entropy(6)))
         self._evict(planned.host_name, wanted)
         record = self._begin(request, planned, wanted)
-        pending = self._claimer.claim(asked.wish(request, self._node, wanted))
+        pending = self._claim(request, wanted)
         try:
             index = self._create(planned, inner)
             reached("created")
@@ -123,6 +130,30 @@ class Routed:
             netns.write_sysctl(f"net/ipv4/conf/{record.host_name}/rp_filter", "0")
         self._admission.allow(record.host_name, record.sources)
 
+    def _plan(self, request: Request) -> Plan | None:
+        """That of host-local, where the configuration chooses it. Raises CniError 7."""
+        ipam = request.config.get("ipam")
+        chosen = isinstance(ipam, Mapping) and ipam.get("type") == HOST_LOCAL
+        return files.load(request) if chosen and self._files is not None else None
+
+    def _handle(self, request: Request) -> str:
+        found = self._plan(request)
+        return plan.handle(request) if found is None else files.handle(request, found)
+
+    def _claim(self, request: Request, wanted: Asked) -> Pending:
+        """A failure shows when the addresses are asked for."""
+        found = self._plan(request)
+        if found is None or self._files is None:
+            return self._claimer.claim(asked.wish(request, self._node, wanted))
+        future: concurrent.futures.Future[tuple[str, ...]] = concurrent.futures.Future()
+        exact = found.wanted or tuple(address for text in wanted.exact if (address := parse_address(text)))
+        try:
+            given = self._files.assign(request, replace(found, wanted=exact))
+            future.set_result(tuple(one.cidr.partition("/")[0] for one in given))
+        except (CniError, OSError) as error:
+            future.set_exception(error)
+        return Pending(future)
+
     def _result(self, request: Request, wiring: Wiring) -> Result:
         return plan.result(wiring, request.netns, capabilities.dns(request))
 
@@ -135,7 +166,7 @@ class Routed:
             host_name=planned.host_name,
             pod_mac=planned.pod_mac,
             mtu=planned.mtu,
-            handle=plan.handle(request),
+            handle=self._handle(request),
             namespace=request.namespace,
             pod=request.pod,
             uid=request.uid,
@@ -145,7 +176,8 @@ class Routed:
             floating=wanted.floating,
             sources=wanted.sources,
         )
-        self._claimer.require()
+        if self._plan(request) is None:
+            self._claimer.require()
         self._records.put(record)
         reached("recorded")
         return record
@@ -224,6 +256,10 @@ class Routed:
         log.info("detached pod=%s/%s addresses=%s", record.namespace, record.pod, ",".join(record.addresses))
 
     def _orphan(self, request: Request) -> Attachment:
+        try:
+            handle = self._handle(request)
+        except CniError:
+            handle = plan.handle(request)
         return Attachment(
             request.container_id,
             request.interface,
@@ -232,7 +268,7 @@ class Routed:
             plan.host_name(request),
             "",
             0,
-            plan.handle(request),
+            handle,
             state=WIRING,
             limits=Bandwidth(),
         )
@@ -275,9 +311,18 @@ class Routed:
                 wire.doom_index(socket, link.index, ())
                 self._extras.forget(link.name)
                 self._reaper.wake()
+        found_plan = self._plan(request)
+        if found_plan is not None and self._files is not None and request.valid is not None:
+            live = {record.key[:2] for record in self._records.all()} | request.valid
+            for one in self._files.store(found_plan.directory, request.network).collect(live):
+                log.warning("left-over reservation released address=%s container=%s", one.address, one.owner[0])
 
     def status(self, request: Request) -> None:
         self._readiness.check()
+        if self._files is not None and self._plan(request) is not None:
+            self._files.usable(request)
+        else:
+            self._readiness.check_ipam(asked.asked(request).families)
 
 
 def _succeeded(future: concurrent.futures.Future[tuple[str, ...]]) -> bool:
