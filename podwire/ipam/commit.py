@@ -256,7 +256,9 @@ class Commit:
     def _conclude_lent(self, lent: list[Lent], problems: dict[Cidr, ApiError | Lost]) -> None:
         for entry in lent:
             handed = entry.dying or all(
-                cidr not in self._ledger.held or self._under(cidr, ordinal) == entry.handle or cidr in problems
+                cidr not in self._ledger.held
+                or self._under(cidr, ordinal) not in ("", self._stock.handle)
+                or cidr in problems
                 for cidr, ordinal in entry.spots
             )
             if handed and not any(cidr in problems for cidr, _ in entry.spots):

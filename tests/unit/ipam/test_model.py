@@ -78,6 +78,12 @@ class Cluster(RuleBasedStateMachine):
         await self.nodes[node].close()
         await self.start(node)
 
+    def tell(self, node: str, handle: str, addresses: list[str]) -> None:
+        (address,) = addresses
+        owners = [other for mine in self.told.values() for other, known in mine.items() if known == address]
+        assert not owners, f"{address} was told to {owners[0]} and to {handle}"
+        self.told[node][handle] = address
+
     @rule(node=st.sampled_from(NODES), count=st.integers(1, 6), seed=st.integers(0, 999))
     def assign(self, node: str, count: int, seed: int) -> None:
         self.api.dice = random.Random(seed)
@@ -93,7 +99,7 @@ class Cluster(RuleBasedStateMachine):
         calls = [self.nodes[node].assign(Wish(handle, POD)) for handle, node in handles.items()]
         for (handle, node), outcome in zip(handles.items(), await _outcomes(calls), strict=True):
             if outcome is not None:
-                (self.told[node][handle],) = outcome
+                self.tell(node, handle, outcome)
 
     @rule(node=st.sampled_from(NODES), seed=st.integers(0, 999), share=st.floats(0.1, 1.0))
     def release(self, node: str, seed: int, share: float) -> None:
@@ -122,7 +128,7 @@ class Cluster(RuleBasedStateMachine):
             await asyncio.sleep(0)
         for handle, task in zip(handles, tasks, strict=True):
             if task.done() and task.exception() is None:
-                (self.told[node][handle],) = task.result()
+                self.tell(node, handle, task.result())
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.crash_and_recover(node)
