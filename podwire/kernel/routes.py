@@ -37,6 +37,7 @@ AF_BRIDGE = 7
 
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _NDMSG = struct.Struct("=BBHiHBB")  # family, pad, pad, ifindex, state, flags, type
+_IFA_F_NODAD = 2
 _IFADDRMSG = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, ifindex
 
 
@@ -234,7 +235,10 @@ def decode_fdb(body: bytes) -> FdbEntry:
 
 def add_address(address: Address) -> Message:
     family, raw, length = pack_cidr(address.cidr)
-    head = _IFADDRMSG.pack(family, length, 0, address.scope, address.index)
+    # nobody else can have it. Even where detection is off, an address that is not told so cannot be a source until the
+    # kernel's work queue has come to it
+    flags = _IFA_F_NODAD if family == socket.AF_INET6 else 0
+    head = _IFADDRMSG.pack(family, length, flags, address.scope, address.index)
     body = head + attribute(IFA_LOCAL, raw) + attribute(IFA_ADDRESS, raw)
     return Message(f"add address {address.cidr}", RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body)
 

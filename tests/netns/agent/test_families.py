@@ -60,7 +60,9 @@ def test_dual_stack(six: Any) -> None:
     assert one.result["ips"][1] == {"address": f"{a[1]}/128", "gateway": "fe80::ecee:eeff:feee:eeee", "interface": 1}
     assert {"dst": "::/0", "gw": "fe80::ecee:eeff:feee:eeee"} in one.result["routes"]
     assert f"{a[1]} dev {one.host_name}" in node.space.run("ip", "-6", "route")
-    assert "tentative" not in one.space.run("ip", "-6", "addr", "show", "eth0")
+    shown = one.space.run("ip", "-6", "addr", "show", "dev", "eth0", "scope", "global")
+    assert a[1] in shown
+    assert "tentative" not in shown
     assert one.call("CHECK", prevResult=one.result, **DUAL) == (0, "")
     assert add(one, **DUAL) == a
     node.restart()
