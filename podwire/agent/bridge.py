@@ -165,7 +165,7 @@ class Bridge:
         socket = self._sockets.route()
         with self._alone(record.bridge):
             bridge = bridgewire.ensure_bridge(socket, asked.shape, record.mtu, record.gateways)
-        reached("bridge")
+        reached("host")
         ends = replace(bridgewire.ends(socket, record), bridge_mac=bridge.mac)
         try:
             port = bridgewire.create_port(socket, ends, bridge.index, inner, hairpin=asked.shape.hairpin)
@@ -228,9 +228,11 @@ class Bridge:
             self._guard.expel(guard.endpoint_of(record))
         wire.doom_host(socket, record.host_name, ())
         bridgewire.forget(socket, record.bridge, record.addresses)
+        reached("doomed")
         if record.masquerade:
             self._guard.unmask(record.addresses)
         self._records.put(msgspec.structs.replace(record, state=DELETED))
+        reached("deleted")
         self._reaper.add(record.key)
 
     # -- DEL ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from socket import AF_INET, AF_INET6
 
 from podwire.agent import bridgewire
 from podwire.agent import wiring as wire
-from podwire.agent.attachments import Attachment
+from podwire.agent.attachments import READY, Attachment
+from podwire.cni.bridgeplan import subnet_of
 from podwire.kernel import bridges, links
 from podwire.kernel.links import Link, RouteSocket
 from podwire.kernel.netlink import KernelError
@@ -49,6 +50,32 @@ def mend(
                 _reach(socket, record, bridge)
                 if not alive(record):  # a DEL came in between
                     bridgewire.forget(socket, name, record.addresses)
+
+
+def clear(socket: RouteSocket, records: Iterable[Attachment]) -> None:
+    """At the start: on bridges that the records name, what led to pods of no attachment in use goes. (An agent that is
+    killed while it wires has no addresses on record yet.) Raises KernelError."""
+    known = list(records)
+    used = {address for record in known if record.state == READY for address in record.addresses}
+    for name in sorted({record.bridge for record in known if record.bridge}):
+        index = socket.link_index(name)
+        if index is not None:
+            near = {one.address for f in (AF_INET, AF_INET6) for one in socket.neighbours(index, f)}
+            bridgewire.forget(socket, name, sorted(near - used))
+
+
+def tidy(socket: RouteSocket, bridge: str, records: Iterable[Attachment], former: Iterable[str]) -> None:
+    """Take from the bridge its address in each of these subnets that no attachment on record has any more. Raises
+    KernelError."""
+    index = socket.link_index(bridge)
+    used = {subnet_of(gateway) for record in records for gateway in record.gateways}
+    unused = set(former) - used
+    if index is None or not unused:
+        return
+    for address in socket.addresses():
+        if address.index == index and subnet_of(address.cidr) in unused:
+            log.info("address of a former podCIDR removed bridge=%s address=%s", bridge, address.cidr)
+            socket.drop_address(address)
 
 
 def _single(record: Attachment) -> list[str]:

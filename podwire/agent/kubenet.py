@@ -31,10 +31,12 @@ KUBENET, HOST_LOCAL = "kubenet", "host-local"
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The podCIDRs in use, and the uid of the Node object that gave them."""
+    """The podCIDRs in use, and the uid of the Node object that gave them; `former` are those of Nodes before it, whose
+    last pods may still be here."""
 
     uid: str
     cidrs: tuple[str, ...]
+    former: tuple[str, ...] = ()
 
 
 def settle(kept: Kept | None, node: Node) -> tuple[Kept | None, str]:
@@ -43,7 +45,8 @@ def settle(kept: Kept | None, node: Node) -> tuple[Kept | None, str]:
     if not cidrs or (kept is not None and kept.uid == uid and kept.cidrs == cidrs):
         return kept, ""
     if kept is None or kept.uid != uid:
-        return Kept(uid, cidrs), ""
+        before = (*kept.former, *kept.cidrs) if kept is not None else ()
+        return Kept(uid, cidrs, tuple(dict.fromkeys(one for one in before if one not in cidrs))), ""
     return kept, (
         f"podCIDR {','.join(cidrs)} refused: pods of this node use {','.join(kept.cidrs)}. "
         f"Drain the node, delete the Node object, and let it register anew"
@@ -77,6 +80,10 @@ class PodCidr:
     @property
     def cidrs(self) -> tuple[str, ...]:
         return self.kept.cidrs if self.kept else ()
+
+    @property
+    def former(self) -> tuple[str, ...]:
+        return self.kept.former if self.kept else ()
 
 
 def entry(config: AgentConfig, mtu: int, cidrs: tuple[str, ...]) -> Entry | None:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from podwire.agent import bridgerepair, kubenet, mtu, points, recovery, roletable
 from podwire.agent import health as health_page
-from podwire.agent import kubenet, mtu, points, recovery, roletable
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
 from podwire.agent.attachments import BRIDGE, CLAIMING, READY, Attachment, Attachments
@@ -133,7 +133,16 @@ class Agent:
         def doubt() -> None:
             running.call_soon_threadsafe(loop.doubt)
 
-        repair = Repair(self._records, self._sockets, self._admission, self._guard, self._extras, doubt, names.tunnel)
+        repair = Repair(
+            self._records,
+            self._sockets,
+            self._admission,
+            self._guard,
+            self._extras,
+            doubt,
+            names.tunnel,
+            lambda: self._pod_cidr.former,
+        )
         repair.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -175,6 +184,7 @@ class Agent:
             self._records, self._sockets, self._admission, self._reaper, self._extras, self._boot
         )
         self._guard.restore(self._records.all(), {link.name for link in self._sockets.route().links()})
+        bridgerepair.clear(self._sockets.route(), self._records.all())
         self._reaper.start()
         self._spool.start()
         self._socket.start()

@@ -23,8 +23,8 @@ POINTS = (
     "deleted",
     "released",
 )
-"""ADD: record written, veth made, addresses claimed, pod side done, host side done, ports and limits set, admitted,
-record ready. DEL: links out of use, record says deleted, addresses given back (in the reaper)."""
+"""ADD: record written, veth made, addresses claimed, pod side done, host side (or the bridge) done, ports and limits
+set, admitted, record ready. DEL: links out of use, record says deleted, addresses given back (in the reaper)."""
 
 _fault: tuple[str, str] | None = None
 

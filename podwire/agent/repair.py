@@ -22,7 +22,7 @@ from podwire.agent.attachments import BRIDGE, READY, ROUTED, Attachment, Attachm
 from podwire.agent.extras import Extras
 from podwire.agent.guard import Guard
 from podwire.agent.wiring import Sockets
-from podwire.cni.bridgeplan import subnet_of
+from podwire.cni.bridgeplan import DEFAULT_BRIDGE, subnet_of
 from podwire.kernel import links, monitor, routes
 from podwire.kernel.links import RTM_DELLINK, Link
 from podwire.kernel.netlink import KernelError, Message
@@ -35,7 +35,8 @@ GATHER_SECONDS = 0.2
 
 
 class Repair:
-    """A thread. `doubt` makes the rest of the agent compare what it keeps; `tunnel` is the name of its device."""
+    """A thread. `doubt` makes the rest of the agent compare what it keeps; `tunnel` is the name of its device; `former`
+    gives the podCIDRs that this node had."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Repair:
         extras: Extras,
         doubt: Callable[[], None],
         tunnel: str,
+        former: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._records = records
         self._sockets = sockets
@@ -54,6 +56,7 @@ class Repair:
         self._extras = extras
         self._doubt = doubt
         self._tunnel = tunnel
+        self._former = former
         self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, name="repair", daemon=True)
 
@@ -132,6 +135,7 @@ class Repair:
             if record.role == ROUTED and link is not None and link.kind == "veth":
                 self._mend(record, link, held)
         bridged = [record for record in self._records.all(READY) if record.role == BRIDGE]
+        bridgerepair.tidy(socket, DEFAULT_BRIDGE, self._records.all(READY), self._former())
         bridgerepair.mend(socket, bridged, held, lambda record: self._records.get(record.key) == record)
 
     def _mend(self, record: Attachment, link: Link, held: set[tuple[str, int]]) -> None:

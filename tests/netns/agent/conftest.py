@@ -189,6 +189,7 @@ class Node:
     space: Namespace = field(default_factory=Namespace)
     agent: subprocess.Popen[bytes] | None = None
     pods: list[Pod] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bin_dir(self) -> Path:
@@ -207,6 +208,7 @@ class Node:
             "bin_dir": str(self.bin_dir),
             "state_dir": str(self.folder / "state"),
             "shim": str(self.shim),
+            **self.settings,
         }
         script = [sys.executable, str(HERE / "agent_process.py"), str(self.api.path), json.dumps(config)]
         log = (self.folder / "agent.log").open("ab")

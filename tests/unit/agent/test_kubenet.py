@@ -21,7 +21,9 @@ def node(uid: str, *cidrs: str, name: str = "n", **annotations: str) -> Node:
     return Node(Meta(name=name, uid=uid, annotations=annotations), NodeSpec(podCIDRs=list(cidrs)))
 
 
-ONE, TWO = Kept("u1", ("10.244.1.0/24",)), Kept("u2", ("10.244.2.0/24",))
+ONE = Kept("u1", ("10.244.1.0/24",))
+
+TWO_THEN = Kept("u2", ("10.244.2.0/24",), ("10.244.1.0/24",))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,8 @@ ONE, TWO = Kept("u1", ("10.244.1.0/24",)), Kept("u2", ("10.244.2.0/24",))
         (ONE, node("u1", "10.244.1.0/24"), ONE, False),
         (ONE, node("u1"), ONE, False),
         (ONE, node("u1", "10.244.2.0/24"), ONE, True),
-        (ONE, node("u2", "10.244.2.0/24"), TWO, False),
+        (ONE, node("u2", "10.244.2.0/24"), TWO_THEN, False),
+        (TWO_THEN, node("u3", "10.244.1.0/24"), Kept("u3", ("10.244.1.0/24",), ("10.244.2.0/24",)), False),
     ],
 )
 def test_settle(kept: Kept | None, seen: Node, after: Kept | None, refused: bool) -> None:
