@@ -117,7 +117,6 @@ class Agent:
         sys.setswitchinterval(SWITCH_SECONDS)
         await asyncio.to_thread(self._take_over)
         server = await health_page.listen(self.health, self._config.health_port)
-        self.health.good("start")
         names = await asyncio.to_thread(self._names)
         datapath = NodeDatapath(RouteSocket(), Nft(), names, bridged=self._records.bridged)
         by_node = self._config.ipam == kubenet.HOST_LOCAL and self._config.network != kubenet.KUBENET
@@ -128,6 +127,7 @@ class Agent:
         enrolment = Enrolment(
             self._api, self._config.node_name, self._config.node_ip, loop, self.health, settings, self._open_attacher
         )
+        self.health.good("start")  # by now the others have said what they wait for
         running = asyncio.get_running_loop()
 
         def doubt() -> None:
