@@ -57,10 +57,18 @@ def test_the_first_packet_passes(world: Any, shape: dict[str, Any]) -> None:
             assert receiver.recvfrom(10)[0] == b"x", number
 
 
-def test_a_pod_reaches_itself_by_a_service(world: Any, shape: dict[str, Any]) -> None:
-    """What leaves by a port comes back by the same one: hairpin mode."""
+@pytest.mark.parametrize(
+    ("mode", "filtered"),
+    [("hairpinMode", "1"), ("hairpinMode", "0"), ("promiscMode", "0")],
+    ids=["hairpin, br_netfilter on", "hairpin, br_netfilter off", "promiscuous, br_netfilter off"],
+)
+def test_a_pod_reaches_itself_by_a_service(world: Any, shape: dict[str, Any], mode: str, filtered: str) -> None:
+    """What leaves by a port comes back by the same one."""
     node = world.nodes[0]
-    pod = add(node.pod("self"), shape)
+    with netns.inside(node.space.fd):
+        if Path("/proc/sys/net/bridge").exists():
+            netns.write_sysctl("net/bridge/bridge-nf-call-iptables", filtered)
+    pod = add(node.pod("self"), {**shape, "hairpinMode": False, mode: True})
     with netns.inside(node.space.fd):
         nft.run(
             "table ip service {\nchain in {\ntype nat hook prerouting priority dstnat\n"
