@@ -126,6 +126,7 @@ def address_pod(ends: Ends, ways: Iterable[Destination], pod_netns: int, *, defa
             scope = SCOPE_UNIVERSE if via else routes.SCOPE_LINK
             changes.append(routes.add_route(Route(way.dst, via=via, index=index, scope=scope)))
         inner.batch(changes)
+        wire.await_local(inner, [cidr.partition("/")[0] for cidr in ends.addresses])
 
 
 def reach(socket: RouteSocket, ends: Ends, bridge: int) -> None:

@@ -19,7 +19,16 @@ from podwire.kernel import links, netns, routes
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.netlink import KernelError, Message
 from podwire.kernel.nfelements import ElementSocket
-from podwire.kernel.routes import PROTOCOL_BOOT, PROTOCOL_PODWIRE, SCOPE_LINK, TYPE_BLACKHOLE, Address, Neighbour, Route
+from podwire.kernel.routes import (
+    PROTOCOL_BOOT,
+    PROTOCOL_PODWIRE,
+    SCOPE_LINK,
+    TYPE_BLACKHOLE,
+    TYPE_LOCAL,
+    Address,
+    Neighbour,
+    Route,
+)
 
 DOOMED_GROUP = 0x706F64
 DOOMED_PREFIX = "pw"
@@ -121,6 +130,26 @@ def address_pod(wiring: Wiring, pod_netns: int, index: int, sysctls: Iterable[tu
         for address in wiring.addresses:
             changes += _way_out(address, index)
         inner.batch(changes)
+        await_local(inner, wiring.addresses)
+
+
+def await_local(socket: RouteSocket, addresses: Iterable[str]) -> None:
+    """Wait until the namespace takes packets to its IPv6 addresses: the kernel makes their local routes a moment after
+    the addresses, also without duplicate address detection (net/ipv6/addrconf.c, addrconf_dad_work).
+
+    Until then the first packets to the pod would be lost. Raises KernelError after CARRIER_SECONDS.
+    """
+    end = time.monotonic() + CARRIER_SECONDS
+    for address in addresses:
+        while plan.family(address) == 6 and not _is_local(socket, address):
+            if time.monotonic() > end:
+                raise KernelError(f"wait for the local route of {address}", errno.ETIMEDOUT)
+            time.sleep(0.0002)
+
+
+def _is_local(socket: RouteSocket, address: str) -> bool:
+    found = socket.route_to(address)
+    return found is not None and found.type == TYPE_LOCAL
 
 
 def _way_out(address: str, index: int) -> list[Message]:
