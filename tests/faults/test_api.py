@@ -5,6 +5,7 @@ and what was given out meanwhile is on record as soon as the API is back.
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -31,12 +32,28 @@ def _allocated(site: Site) -> int:
     )
 
 
+def _quiet(site: Site) -> None:
+    """Wait until the agent has nothing more to write: a write that is cut off puts its block in doubt, and nothing is
+    given from a block in doubt."""
+    calls, since = -1, 0.0
+
+    def still() -> bool:
+        nonlocal calls, since
+        now = sum(site.api.fake.calls.values())
+        if now != calls:
+            calls, since = now, time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    until("the API is left alone", still)
+
+
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: error.reason)
 def test_down(site: Site, error: ApiError) -> None:
     _make_pods(site, "first", *(f"p{number}" for number in range(40)))
     first = site.space()
     made: dict[str, tuple[Space, str]] = {"first": (first, _address(site.add("first", first)))}
     site.settle()
+    _quiet(site)
     before = _allocated(site)
     site.api.fake.fail_next(error, times=1 << 40)
     refused = None
