@@ -20,7 +20,7 @@ from podwire.apiserver.shape import Options
 from podwire.apiserver.store import encode
 from podwire.apiserver.watch import seen
 from podwire.kube.api import ApiError
-from podwire.kube.watch import Change, Gone, InSync, Record, Update, reflect
+from podwire.kube.watch import Change, Gone, InSync, Pause, Record, Update, reflect
 from podwire.model.gvr import GVR
 
 Object = dict[str, Any]
@@ -164,7 +164,7 @@ class LocalClient:
         self, gvr: GVR, namespace: str = "", *, label_selector: str = "", field_selector: str = ""
     ) -> AsyncIterator[Update | InSync]:
         source = _LocalSource(self._rest, gvr, self._where(gvr, namespace), label_selector, field_selector)
-        return reflect(source, f"{gvr.plural} (in process)")
+        return reflect(source, f"{gvr.plural} (in process)", Pause(spread=0.0))
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -190,6 +190,14 @@ class _LocalSource:
             return resource, selection(resource, *self._asked)
         except StatusError as error:
             raise Interrupted(str(error)) from error
+
+    async def stream(self) -> AsyncGenerator[Change, None]:
+        records, version = await self.snapshot()
+        for record in records:
+            yield Change("ADDED", record)
+        yield Change("LEARNED", Record(("", ""), version, None))
+        async for change in self.changes(version):
+            yield change
 
     async def snapshot(self) -> tuple[list[Record], str]:
         resource, asked = self._open()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from podwire.kube.kubeconfig import Cluster
-from podwire.kube.watch import Change, Gone, Interrupted, Pause, Record, reflect
+from podwire.kube.watch import Change, Gone, Interrupted, Pause, Record, Unstreamed, reflect
 from podwire.model.api import Api, ApiError, InSync, Object, Update
 from podwire.model.gvr import GVR
 
@@ -34,6 +35,15 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 30.0
 IDLE_SECONDS = 90.0  # API servers send a bookmark about every minute: longer silence means a dead connection
 PAGE = 500
+_INITIAL_END = "k8s.io/initial-events-end"
+_KEEPALIVE = (
+    # A peer that vanished without a word (power, cable) is noticed within 35 s, whether we wait or speak.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 35_000),
+)
 _PATCH_TYPES = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -61,6 +71,7 @@ class _Meta(msgspec.Struct):
     name: str = ""
     namespace: str = ""
     resourceVersion: str = ""
+    annotations: dict[str, str] = {}
 
 
 class _Bare(msgspec.Struct):
@@ -86,9 +97,17 @@ _objects = msgspec.json.Decoder(dict[str, Any])
 class Client:
     """Implements Api. One per process is enough; calls may run concurrently."""
 
-    def __init__(self, cluster: Cluster, *, user_agent: str = "podwire", pause: Pause | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        user_agent: str = "podwire",
+        pause: Pause | None = None,
+        idle: float = IDLE_SECONDS,
+    ) -> None:
         self._cluster = cluster
         self._agent = user_agent
+        self._idle = idle
         self._pause = pause or Pause()
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -290,7 +309,10 @@ class Client:
                 server_hostname=self._cluster.tls_server_name or None,
             ) as response:
                 if response.status >= 400:
-                    raise _refusal(response.status, await response.read(), f"{method} {path}")
+                    refusal = _refusal(response.status, await response.read(), f"{method} {path}")
+                    if (seconds := response.headers.get("Retry-After", "")).isdecimal():
+                        refusal.details.setdefault("retryAfterSeconds", int(seconds))
+                    raise refusal
                 yield response
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             words = str(error) or type(error).__name__
@@ -303,7 +325,7 @@ class Client:
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not loop:
             context = _tls(self._cluster) if self._cluster.server.startswith("https") else True
-            connector = aiohttp.TCPConnector(ssl=context, limit=0, ttl_dns_cache=30)
+            connector = aiohttp.TCPConnector(ssl=context, limit=0, ttl_dns_cache=30, socket_factory=_socket)
             self._session = aiohttp.ClientSession(
                 connector=connector, headers={"User-Agent": self._agent}, auto_decompress=True
             )
@@ -332,17 +354,41 @@ class _HttpSource:
         except msgspec.DecodeError as error:
             raise Interrupted(f"the list is not understood: {error}") from error
 
+    async def stream(self) -> AsyncGenerator[Change, None]:
+        """Asks for the newest that there is. A server that does not know the question refuses it as invalid; one that
+        takes it and never says that it is through is not asked again."""
+        asked = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": ""}
+        learned = False
+        try:
+            async for change in self._watch(asked):
+                learned = learned or change.type == "LEARNED"
+                yield change
+        except _Refused as refused:
+            if refused.error.status in (400, 422) or (refused.silent and not learned):
+                raise Unstreamed from refused
+            raise _stream_error(refused.error) from refused
+        if not learned:
+            raise Interrupted("the stream ended before everything was told")
+
     async def changes(self, version: str) -> AsyncGenerator[Change, None]:
+        try:
+            async for change in self._watch({"resourceVersion": version}):
+                yield change
+        except _Refused as refused:
+            raise _stream_error(refused.error) from refused
+
+    async def _watch(self, asked: dict[str, str]) -> AsyncGenerator[Change, None]:
+        """Raises _Refused, Interrupted, Gone."""
         import aiohttp
 
         query = {
             **self._query,
+            **asked,
             "watch": "1",
-            "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(300, 600)),
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_SECONDS, sock_read=IDLE_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_SECONDS, sock_read=self._client._idle)
         try:
             async with self._client._request("GET", self._path, query, None, "", timeout) as response:
                 rest = b""
@@ -352,7 +398,7 @@ class _HttpSource:
                         if line:
                             yield self._change(line)
         except ApiError as error:
-            raise _stream_error(error) from error
+            raise _Refused(error) from error
         except msgspec.DecodeError as error:
             raise Interrupted(f"an event is not understood: {error}") from error
 
@@ -362,9 +408,11 @@ class _HttpSource:
             status = msgspec.json.decode(event.object, type=_Status)
             if status.code == 410 or status.reason in ("Expired", "Gone"):
                 raise Gone
-            raise Interrupted(f"{status.reason}: {status.message}")
+            raise Interrupted(f"{status.reason}: {status.message}", _retry_after(status.details))
         if event.type == "BOOKMARK":
-            return Change("BOOKMARK", Record(("", ""), _bare.decode(event.object).metadata.resourceVersion, None))
+            meta = _bare.decode(event.object).metadata
+            kind = "LEARNED" if meta.annotations.get(_INITIAL_END) == "true" else "BOOKMARK"
+            return Change(kind, Record(("", ""), meta.resourceVersion, None))
         return Change(event.type, self._record(event.object))
 
     def _record(self, body: msgspec.Raw) -> Record:
@@ -390,8 +438,32 @@ def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     return {key: value for key, value in asked.items() if value}
 
 
+class _Refused(Exception):
+    """A watch that the server refused, or that broke."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.silent = isinstance(error.__cause__, TimeoutError)
+
+
 def _stream_error(error: ApiError) -> Exception:
-    return Gone() if error.status == 410 else Interrupted(error.message)
+    return Gone() if error.status == 410 else Interrupted(error.message, _retry_after(error.details))
+
+
+def _retry_after(details: Object | None) -> float:
+    """What the server asks for, within reason."""
+    seconds = (details or {}).get("retryAfterSeconds", 0)
+    return min(float(seconds), 60.0) if isinstance(seconds, int) else 0.0
+
+
+def _socket(info: Any) -> socket.socket:
+    """A TCP socket that notices when the other end is no longer there. `info` is what getaddrinfo gives."""
+    family, kind, protocol, _, _ = info
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in _KEEPALIVE:
+        made.setsockopt(level, option, value)
+    return made
 
 
 def _refusal(status: int, body: bytes, call: str) -> ApiError:

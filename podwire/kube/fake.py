@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from podwire.kube import fakepatch
-from podwire.kube.watch import Change, Gone, Interrupted, Pause, Record, reflect
+from podwire.kube.watch import Change, Gone, Interrupted, Pause, Record, Unstreamed, reflect
 from podwire.model import gvr as resources
 from podwire.model.api import ApiError, InSync, Key, Object, Update
 from podwire.model.gvr import GVR
@@ -53,6 +53,7 @@ class FakeApi:
     """Implements Api. `calls` counts by (verb, plural)."""
 
     latency: float = 0.0
+    streams: bool = True  # what there is, as a stream (WatchList); else lists only
     calls: dict[tuple[str, str], int] = field(default_factory=dict)
     pause: Pause = field(default_factory=lambda: Pause(0.005, 0.05))
     _objects: dict[tuple[str, str], dict[Key, bytes]] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class FakeApi:
     _version: int = 0
     _compacted: int = 0
     _generation: int = 0  # of the watches: raised to break all of them
+    _bookmarks: int = 0
+    _open: dict[_FakeSource, int] = field(default_factory=dict)  # streams → bookmarks told
     _faults: list[Fault] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,10 +81,22 @@ class FakeApi:
         self._log.clear()
         self._compacted = self._version
 
+    async def bookmark(self) -> None:
+        """Tell every open watch how far history has come."""
+        self._bookmarks += 1
+        self._wake()
+        while any(told < self._bookmarks for told in self._open.values()):
+            await asyncio.sleep(0)
+
     def break_watches(self) -> None:
         """Cut every open watch."""
         self._generation += 1
         self._wake()
+
+    @property
+    def watching(self) -> int:
+        """How many watches wait for what comes."""
+        return len(self._open)
 
     def objects(self, gvr: GVR) -> list[Object]:
         """Everything of a kind, by key."""
@@ -353,24 +368,49 @@ class _FakeSource:
             raise (Gone() if error.status == 410 else Interrupted(error.message)) from error
         return [self._record(item) for item in items if self._wanted(item)], version
 
+    async def stream(self) -> AsyncGenerator[Change, None]:
+        if not self._api.streams:
+            raise Unstreamed
+        await self._enter()
+        generation, version = self._api._generation, self._api._version
+        for item in self._api.objects(self._gvr):
+            if self._wanted(item):
+                yield Change("ADDED", self._record(item))
+        yield Change("LEARNED", Record(("", ""), str(version), None))
+        async for change in self._after(version, generation):
+            yield change
+
     async def changes(self, version: str) -> AsyncGenerator[Change, None]:
+        await self._enter()
+        async for change in self._after(int(version), self._api._generation):
+            yield change
+
+    async def _enter(self) -> None:
         try:
             await self._api._enter("watch", self._gvr)
         except ApiError as error:
             raise (Gone() if error.status == 410 else Interrupted(error.message)) from error
-        at, generation = int(version), self._api._generation
-        while True:
-            if self._api._generation != generation:
-                raise Interrupted("the stream was cut")
-            if at < self._api._compacted:
-                raise Gone
-            news = self._api._news
-            for event in [event for event in self._api._log if event.version > at]:
-                at = event.version
-                if event.collection == (self._gvr.group, self._gvr.plural) and (change := self._change(event)):
-                    yield change
-            if news is self._api._news:
-                await news.wait()
+
+    async def _after(self, at: int, generation: int) -> AsyncGenerator[Change, None]:
+        self._api._open[self] = self._api._bookmarks
+        try:
+            while True:
+                if self._api._generation != generation:
+                    raise Interrupted("the stream was cut")
+                if at < self._api._compacted:
+                    raise Gone
+                news = self._api._news
+                for event in [event for event in self._api._log if event.version > at]:
+                    at = event.version
+                    if event.collection == (self._gvr.group, self._gvr.plural) and (change := self._change(event)):
+                        yield change
+                if self._api._open[self] < self._api._bookmarks:
+                    self._api._open[self] += 1
+                    yield Change("BOOKMARK", Record(("", ""), str(at), None))
+                if news is self._api._news:
+                    await news.wait()
+        finally:
+            self._api._open.pop(self, None)
 
     def _change(self, event: _Event) -> Change | None:
         """With a selector, objects come and go as they begin and cease to match."""

@@ -6,11 +6,17 @@ objects. They are what `watch(..., decode=)` yields.
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
+
+_OURS, _BANDWIDTH = "projectcalico.org", "kubernetes.io"
+"""Annotations that the network reads have names under these domains (`cni.projectcalico.org/ipAddrs`,
+`kubernetes.io/ingress-bandwidth`); the others, a whole manifest among them at times, are not kept."""
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """ObjectMeta, as far as it matters here."""
+    """ObjectMeta, as far as it matters here. Labels and namespaces repeat: equal texts are kept once."""
 
     name: str = ""
     namespace: str = ""
@@ -19,3 +25,18 @@ class Meta(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     deletionTimestamp: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.namespace:
+            msgspec.structs.force_setattr(self, "namespace", sys.intern(self.namespace))
+        if self.labels:
+            labels = {sys.intern(key): sys.intern(value) for key, value in self.labels.items()}
+            msgspec.structs.force_setattr(self, "labels", labels)
+        if self.annotations:
+            read = {sys.intern(key): value for key, value in self.annotations.items() if _is_read(key)}
+            msgspec.structs.force_setattr(self, "annotations", read)
+
+
+def _is_read(annotation: str) -> bool:
+    domain = annotation.partition("/")[0]
+    return domain in (_OURS, _BANDWIDTH) or domain.endswith(f".{_OURS}")

@@ -91,12 +91,19 @@ class FakeServer:
 
     async def _watch(self, request: web.Request, gvr: GVR, wanted: Any) -> web.StreamResponse:
         response = web.StreamResponse()
-        await response.prepare(request)
         source = _FakeSource(self.api, gvr, wanted, None)
+        streamed = request.query.get("sendInitialEvents") == "true"
+        if streamed and not self.api.streams:
+            raise ApiError(422, "Invalid", "sendInitialEvents is forbidden for watch unless the feature is enabled")
+        await response.prepare(request)
         try:
-            async for change in source.changes(request.query["resourceVersion"]):
-                event = {"type": change.type, "object": change.record.value}
-                await response.write(msgspec.json.encode(event) + b"\n")
+            async for change in source.stream() if streamed else source.changes(request.query["resourceVersion"]):
+                kind, value = change.type, change.record.value
+                if kind in ("BOOKMARK", "LEARNED"):
+                    marks = {"k8s.io/initial-events-end": "true"} if kind == "LEARNED" else {}
+                    metadata = {"resourceVersion": change.record.version, "annotations": marks}
+                    kind, value = "BOOKMARK", {"metadata": metadata}
+                await response.write(msgspec.json.encode({"type": kind, "object": value}) + b"\n")
         except (Gone, Interrupted) as error:
             code = 410 if isinstance(error, Gone) else 500
             event = {"type": "ERROR", "object": {"kind": "Status", "code": code, "reason": "Expired"}}
