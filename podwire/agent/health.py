@@ -6,18 +6,20 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
+from podwire.agent.figures import Figures
 from podwire.http.server import Request, Response, Server, serve
-from podwire.kernel import netlink
 
 _TEXT = "text/plain; charset=utf-8"
+_METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass
 class Health:
-    """Shared by the rooms of the agent: why it is not ready, and its counters. Safe for several threads."""
+    """Shared by the rooms of the agent: why it is not ready, and its figures. Safe for several threads."""
 
     reasons: dict[str, str] = field(default_factory=lambda: {"start": "starting"})
-    counters: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, None] = field(default_factory=lambda: {"start": None})
+    figures: Figures = field(default_factory=Figures)
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -26,25 +28,12 @@ class Health:
 
     def not_ready(self, part: str, why: str) -> None:
         with self._guard:
+            self.parts[part] = None
             self.reasons = {**self.reasons, part: why}
 
     def good(self, part: str) -> None:
         with self._guard:
             self.reasons = {name: why for name, why in self.reasons.items() if name != part}
-
-    def count(self, name: str, amount: float = 1) -> None:
-        """Add to the counter `name` (with its labels, as Prometheus writes them)."""
-        with self._guard:
-            self.counters[name] = self.counters.get(name, 0) + amount
-
-    def metrics(self) -> str:
-        """Prometheus' text format."""
-        with self._guard:
-            rows = dict(self.counters)
-            for kind, number in netlink.writes.items():
-                rows[f'podwire_kernel_writes_total{{kind="{kind}"}}'] = number
-            rows["podwire_ready"] = float(self.ready)
-        return "".join(f"{name} {value:g}\n" for name, value in sorted(rows.items()))
 
 
 async def listen(health: Health, port: int) -> Server:
@@ -58,7 +47,7 @@ async def listen(health: Health, port: int) -> Server:
             text = "".join(f"{part}: {why}\n" for part, why in sorted(reasons.items())) or "ok\n"
             return Response(status=503 if reasons else 200, body=text.encode(), content_type=_TEXT)
         if request.path == "/metrics":
-            return Response(body=health.metrics().encode(), content_type=_TEXT)
+            return Response(body=health.figures.text().encode(), content_type=_METRICS)
         return Response(status=404, body=b"not found\n", content_type=_TEXT)
 
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from podwire.agent import families
 from podwire.agent.datapath import Desired, desired
 from podwire.agent.health import Health
 from podwire.calc.routes import RouteCalc
@@ -116,19 +117,19 @@ class Loop:
                 kind.in_sync = True
             else:
                 kind.waiting[item.key[1]] = item.object
+            self._oldest = self._oldest or time.monotonic()
             if not self._news.is_set():
-                self._oldest = time.monotonic()
                 self._news.set()
 
     async def _work(self) -> None:
-        pause = 0.0
+        pause, unapplied = 0.0, 0.0
         while True:
             if pause and not await self._news_within(pause):
                 self._news.set()
             await self._news.wait()
             await asyncio.sleep(GATHER_SECONDS)
             self._news.clear()
-            oldest = self._oldest
+            unapplied, self._oldest = unapplied or self._oldest, 0.0
             self._drain()
             self.version += 1
             async with self._told:
@@ -140,7 +141,9 @@ class Loop:
             if doubtful:
                 self._datapath.doubt()
             if changes or doubtful or pause or not self.applied.is_set():
-                pause = await self._apply(desired(self._calc.state, self._names), oldest, pause)
+                since = unapplied if changes or pause else 0.0  # what is only compared again has no event
+                pause = await self._apply(desired(self._calc.state, self._names), since, pause)
+            unapplied = unapplied if pause else 0.0
 
     async def _news_within(self, seconds: float) -> bool:
         try:
@@ -155,12 +158,14 @@ class Loop:
             for name, value in waiting.items():
                 kind.sink(name, value)
 
-    async def _apply(self, wanted: Desired, oldest: float, pause: float) -> float:
+    async def _apply(self, wanted: Desired, since: float, pause: float) -> float:
         """The pause before the next attempt, 0 when all is applied."""
         failed = await asyncio.to_thread(self._datapath.apply, wanted)
-        self._health.count("podwire_datapath_applies_total")
-        self._health.counters["podwire_event_to_kernel_seconds"] = time.monotonic() - oldest
+        figures = self._health.figures
+        figures.add(families.APPLIES)
         if not failed:
+            if since:
+                figures.observe(families.EVENT_TO_KERNEL, time.monotonic() - since)
             self._health.good("sync")
             self._health.good("datapath")
             self.applied.set()
@@ -168,7 +173,7 @@ class Loop:
         for error in failed:
             log.error("datapath failed error=%s", error)
         self._health.not_ready("datapath", str(failed[0]))
-        self._health.count("podwire_datapath_errors_total", len(failed))
+        figures.add(families.APPLY_ERRORS, amount=len(failed))
         return min(max(pause * 2, RETRY_SECONDS[0]), RETRY_SECONDS[1])
 
     def _on_node(self, name: str, node: Node | None) -> None:

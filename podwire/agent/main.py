@@ -13,18 +13,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from podwire.agent import bridgerepair, kubenet, mtu, points, recovery, roletable
+from podwire.agent import bridgerepair, kubenet, mtu, points, process, recovery, roletable, scrape
 from podwire.agent import health as health_page
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
 from podwire.agent.attachments import BRIDGE, CLAIMING, READY, Attachment, Attachments
+from podwire.agent.calls import Calls
 from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
 from podwire.agent.collector import Collector
 from podwire.agent.config import AgentConfig
+from podwire.agent.countedapi import CountedApi
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.extras import Extras
+from podwire.agent.figures import Source
 from podwire.agent.files import Files
 from podwire.agent.floating import FloatingAddresses
 from podwire.agent.guard import Guard
@@ -44,10 +47,10 @@ from podwire.cni.install import Places
 from podwire.cni.listing import Entry
 from podwire.ipam.claims import Allocator
 from podwire.ipam.layout import FoundApi
-from podwire.kernel import netlink
+from podwire.kernel import netlink, reconcile
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.tables import Nft
-from podwire.kube import kubeconfig
+from podwire.kube import kubeconfig, tallies
 from podwire.kube.client import Client
 from podwire.kube.events import record
 from podwire.model.address import Cidr
@@ -71,7 +74,8 @@ class Agent:
 
     def __init__(self, config: AgentConfig, api: AgentApi) -> None:
         self._config = config
-        self._api = api = FoundApi(api)
+        self.health = Health()
+        self._api = api = FoundApi(CountedApi(api, self.health.figures))
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._complete = False
         self._collection: asyncio.Task[None] | None = None
@@ -79,8 +83,8 @@ class Agent:
         self._uplink_mtu = mtu.DEFAULT
         self._loop: Loop | None = None
         self._claimer = Claimer()
+        self._allocator: Allocator | None = None
         self._pods = Pods(api, config.node_name)
-        self.health = Health()
         self._sockets = Sockets()
         self._records = Attachments(config.attachments)
         self._admission = Admission(Nft(), self._sockets.elements)
@@ -109,7 +113,9 @@ class Agent:
         )
         self._attacher = Attacher(self._records, roletable.build(parts), self._claimer)
         self._spool = Spool(config.spool, self._attacher.serve)
-        self._socket = CniSocket(config.socket, self._spool.serve, self._attacher.arrive)
+        self._calls = Calls(self._spool.serve, self.health.figures)
+        self._socket = CniSocket(config.socket, self._calls.serve, self._attacher.arrive)
+        self.health.figures.sources.extend(self._figures())
 
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
@@ -157,6 +163,20 @@ class Agent:
             await server.close()
             await asyncio.to_thread(repair.stop)
             await asyncio.to_thread(self._stop)
+
+    def _figures(self) -> list[Source]:
+        """What is counted when somebody scrapes."""
+        return [
+            process.build,
+            process.samples,
+            lambda: scrape.readiness(self.health),
+            lambda: scrape.calls(self._calls),
+            scrape.kernel,
+            lambda: scrape.watches(asyncio.get_running_loop().time()),
+            lambda: scrape.endpoints(self._records.all(), self._config.spool),
+            lambda: scrape.pools(self._known_pools(), self._loop.fill) if self._loop is not None else (),
+            lambda: scrape.blocks(self._known_pools(), self._allocator) if self._allocator is not None else (),
+        ]
 
     def _names(self) -> Names:
         config = self._config
@@ -212,6 +232,7 @@ class Agent:
 
     async def _open_attacher(self, allocator: Allocator) -> None:
         assert self._event_loop is not None
+        self._allocator = allocator
         first = not self._claimer.ready
         if first:
             ready = [
@@ -300,6 +321,8 @@ class Agent:
 def run(config: AgentConfig) -> None:
     """The daemon: blocks until SIGTERM or SIGINT. Raises what makes the start impossible."""
     netlink.writes.clear()  # a forked process counts its own writes, not its parent's
+    reconcile.counts.clear()
+    tallies.tallies.clear()
     prefer()
     asyncio.run(_run(config))
 

@@ -109,6 +109,12 @@ class Allocator:
     def handle_of(self, container_id: str) -> str:
         return f"{self._network}.{container_id}"
 
+    def holdings(self) -> dict[Cidr, tuple[int, int]]:
+        """Of each block affine to the node: how many addresses are used, and how many kept ahead."""
+        kept = Counter(cidr for width in self.stock.pace for cidr, _ in self.stock.spots(width))
+        blocks = {cidr: self._ledger.held[cidr].block for cidr in self._ledger.mine()}
+        return {c: (sum(at is not None for at in b.allocations) - kept[c], kept[c]) for c, b in blocks.items()}
+
     async def assign(self, wish: Wish) -> list[str]:
         """The addresses of a handle, in the order of the wish's families: all of them or none. Raises IpamError,
         ApiError."""

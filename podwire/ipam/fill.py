@@ -83,6 +83,10 @@ class Fill:
         total = self._current().get(pool)
         return total is not None and (pool.size - total.size) * 4 >= pool.size
 
+    def totals(self) -> dict[Cidr, tuple[int, int, int]]:
+        """Of each pool: the addresses in blocks, how many of these can still be had, and the blocks."""
+        return {pool: (total.size, total.free, total.blocks) for pool, total in self._current().items()}
+
 
 def _available(block: IPAMBlock) -> int:
     kept = {at for at, a in enumerate(block.spec.attributes) if (a.secondary or {}).get("type") == ahead.TYPE}

@@ -56,6 +56,8 @@ class VxlanLink:
 class Links:
     """VXLAN devices by name; ours are those in `owned`. What cannot be changed in place is made anew."""
 
+    name = "links"
+
     def __init__(self, kernel: RouteKernel, owned: frozenset[str]) -> None:
         self._kernel = kernel
         self._owned = owned
@@ -86,6 +88,8 @@ def _vxlan_row(link: Link) -> VxlanLink:
 class Addresses:
     """IPv4 addresses of one interface, all of them ours."""
 
+    name = "addresses"
+
     def __init__(self, kernel: RouteKernel, index: int) -> None:
         self._kernel = kernel
         self._index = index
@@ -104,6 +108,8 @@ class Addresses:
 class Routes:
     """Routes of the main table that `owned` recognises, by destination."""
 
+    name = "routes"
+
     def __init__(self, kernel: RouteKernel, owned: Callable[[Route], bool]) -> None:
         self._kernel = kernel
         self._owned = owned
@@ -121,6 +127,8 @@ class Routes:
 class Neighbours:
     """Permanent neighbour entries of one interface, by address."""
 
+    name = "neighbours"
+
     def __init__(self, kernel: RouteKernel, index: int) -> None:
         self._kernel = kernel
         self._index = index
@@ -137,6 +145,8 @@ class Neighbours:
 
 class Fdb:
     """Forwarding entries of one VXLAN device, by MAC."""
+
+    name = "fdb"
 
     def __init__(self, kernel: RouteKernel, index: int) -> None:
         self._kernel = kernel
@@ -202,6 +212,7 @@ class NftTables:
     def __init__(self, program: NftProgram, owned: frozenset[str]) -> None:
         self._program = program
         self._owned = owned
+        self.name = ", ".join(sorted(owned))
 
     def read(self) -> dict[str, NftBody]:
         rows: dict[str, NftBody] = {}

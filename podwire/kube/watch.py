@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from podwire.kube import tallies
 from podwire.model.api import InSync, Key, Update
 
 __all__ = ["InSync", "Key", "Update", "reflect"]
@@ -98,6 +99,7 @@ class Pause:
 async def reflect(source: Source, what: str, pause: Pause | None = None) -> AsyncIterator[Update | InSync]:
     """Updates of one kind. `what` names it in the log."""
     wait, loop = pause or Pause(), asyncio.get_running_loop()
+    tally = tallies.of(what)
     known: dict[Key, str] = {}
     version, synced, streamed, failures = "", False, True, 0
     while True:
@@ -105,22 +107,25 @@ async def reflect(source: Source, what: str, pause: Pause | None = None) -> Asyn
         try:
             if not version and learning is None:
                 records, version = await source.snapshot()
+                tally.lists, tally.last = tally.lists + 1, loop.time()
                 for update in _compare(known, records, version):
                     yield update
                 if not synced:
                     synced = True
                     yield InSync()
             changes = source.changes(version) if learning is None else source.stream()
+            tally.resumes += learning is None
             opened = loop.time()
             try:
                 async for change in changes:
-                    failures = 0
+                    failures, tally.last = 0, loop.time()
                     if learning is not None:
                         for update in learning.take(change):
                             yield update
                         if not learning.done:
                             continue
                         learning = None
+                        tally.lists += 1
                         if not synced:
                             synced = True
                             yield InSync()
@@ -134,16 +139,18 @@ async def reflect(source: Source, what: str, pause: Pause | None = None) -> Asyn
             # A server that closes streams at once must not be asked in a busy loop.
             await asyncio.sleep(wait.seconds(0))
         except Unstreamed:
-            log.info("watch: %s: no streamed list here, listing", what)
+            log.info("watch not streamed, listing what=%s", what)
             streamed = False
         except Gone:
-            log.info("watch: %s: history is gone, learning everything anew", what)
+            tally.failures += 1
+            log.info("watch lost its history what=%s", what)
             version = ""
             await asyncio.sleep(wait.relist(failures))
             failures += 1
         except Interrupted as error:
+            tally.failures += 1
             level = logging.DEBUG if failures == 0 else logging.WARNING
-            log.log(level, "watch: %s: %s (failure %d)", what, error, failures + 1)
+            log.log(level, "watch interrupted what=%s failures=%d error=%s", what, failures + 1, error)
             await asyncio.sleep(max(wait.seconds(failures), error.after * random.uniform(1.0, 1.5)))
             failures += 1
 
