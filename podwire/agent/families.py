@@ -79,7 +79,7 @@ WATCH_LISTS = Family(
 WATCH_RESUMES = Family(
     "podwire_watch_resumes_total",
     COUNTER,
-    "Times that a watch was opened where it had stopped, the first time after each list included.",
+    "Times that a watch was opened at a known version: after a list, or where it had stopped.",
     ("resource",),
 )
 WATCH_FAILURES = Family(

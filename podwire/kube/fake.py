@@ -198,7 +198,7 @@ class FakeApi:
         decode: type[Any] | None = None,
     ) -> AsyncIterator[Update | InSync]:
         source = _FakeSource(self, gvr, _matcher(namespace, label_selector, field_selector), decode)
-        return reflect(source, f"fake {gvr.plural}", self.pause)
+        return reflect(source, f"{gvr.plural} (fake)", self.pause)
 
     async def close(self) -> None:
         self.break_watches()

@@ -22,7 +22,7 @@ from podwire.kernel.routes import TYPE_BLACKHOLE, Route
 from podwire.kernel.tables import Routes
 from podwire.kube import tallies
 from podwire.kube.fake import FakeApi
-from podwire.model.api import ApiError
+from podwire.model.api import ApiError, InSync
 from podwire.model.block import AllocationAttribute, IPAMBlock, IPAMBlockSpec
 from podwire.model.gvr import IPPOOLS
 from podwire.model.ippool import IPPool, IPPoolSpec
@@ -125,6 +125,19 @@ async def test_round_trips_refusals_and_lost_writes_are_counted() -> None:
     assert found["podwire_api_conflicts_total", (where,)] == 1
     assert found["podwire_api_request_seconds_count", (where, ("verb", "update"))] == 2
     assert found["podwire_api_errors_total", (where, ("status", "404"), ("verb", "get"))] == 1
+
+
+async def test_a_watch_tells_of_its_lists_and_failures() -> None:
+    tallies.tallies.clear()
+    fake = FakeApi()
+    await fake.create(IPPOOLS, {"metadata": {"name": "p"}, "spec": {"cidr": "10.0.0.0/16"}})
+    async for item in fake.watch(IPPOOLS):
+        if isinstance(item, InSync):
+            break
+    tally = tallies.tallies["ippools"]
+    assert (tally.lists, tally.failures) == (1, 0)
+    assert tally.last > 0
+    tallies.tallies.clear()
 
 
 def test_tables_tell_what_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
