@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
 from typing import Any
 
 from podwire.calc.state import NodeState
@@ -16,7 +17,7 @@ from podwire.kernel.delta import Delta
 from podwire.kernel.links import Vxlan
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.reconcile import Table, reconcile
-from podwire.kernel.routes import TYPE_BLACKHOLE, Address, FdbEntry, Neighbour, Route
+from podwire.kernel.routes import PROTOCOL_KERNEL, TYPE_BLACKHOLE, Address, FdbEntry, Neighbour, Route
 from podwire.kernel.tables import (
     Addresses,
     Fdb,
@@ -116,6 +117,30 @@ class NodeDatapath:
             return [error]
         return []
 
+    def _has_six(self) -> bool:
+        """Whether the kernel knows IPv6 at all: where it does not, IPv4 is served nevertheless."""
+        try:
+            self._read_sysctl("net/ipv6/conf/all/disable_ipv6")
+        except KernelError:
+            return False
+        return True
+
+    def _six(self, device: VxlanRow | None) -> list[KernelError]:
+        """IPv6 forwarded and spoken by the tunnel; an uplink that learns its default route from routers keeps doing so,
+        which it would not as a router itself."""
+        if device is None or not device.address6:
+            return []
+        try:
+            accept = f"net/ipv6/conf/{self._names.uplink}/accept_ra"
+            if self._kernel.link(self._names.uplink) is not None and self._read_sysctl(accept) == "1":
+                self._sysctl(accept, "2")
+            self._sysctl("net/ipv6/conf/all/forwarding", "1")
+            if self._tunnel_index:
+                self._sysctl(f"net/ipv6/conf/{self._names.tunnel}/disable_ipv6", "0")
+        except KernelError as error:
+            return [error]
+        return []
+
     def _apply_device(self, row: VxlanRow | None) -> list[KernelError]:
         wanted: dict[str, VxlanLink] = {}
         if row is not None and row.local:
@@ -135,11 +160,14 @@ class NodeDatapath:
         index = self._tunnel_index
         if not index or rows.device is None:
             return []
-        addresses = {f"{rows.device.address}/32": Address(index, f"{rows.device.address}/32")}
+        ends = [f"{rows.device.address}/32"] if rows.device.address else []
+        ends += [f"{rows.device.address6}/128"] if rows.device.address6 else []
+        addresses = {cidr: Address(index, cidr) for cidr in ends}
         neighbours = {row.address: Neighbour(index, row.address, row.mac) for row in rows.neighbours.values()}
         fdb = {row.mac: FdbEntry(index, row.mac, row.address) for row in rows.fdb.values()}
         return [
-            *self._apply(self._addresses, Addresses(self._kernel, index), addresses if rows.device.address else {}),
+            *self._six(rows.device),
+            *self._apply(self._addresses, Addresses(self._kernel, index), addresses),
             *self._apply(self._fdb, Fdb(self._kernel, index), fdb),
             *self._apply(self._neighbours, Neighbours(self._kernel, index), neighbours),
         ]
@@ -148,20 +176,22 @@ class NodeDatapath:
         indexes = {name: self._kernel.link(name) for name in {row.interface for row in rows.values() if row.interface}}
         wanted = {}
         missing = []
-        bridged = self._bridged()
+        bridged, four_only = self._bridged(), not self._has_six()
         for key, row in rows.items():
-            if bridged and row.type == TYPE_BLACKHOLE:
+            if (bridged and row.type == TYPE_BLACKHOLE) or (four_only and ":" in row.destination):
                 continue
             link = indexes.get(row.interface)
             if row.interface and link is None:
                 missing.append(KernelError(f"route {row}", errno.ENODEV))
             else:
                 wanted[key] = _route(row, link.index if link else 0)
-        return [*missing, *self._apply(self._routes, Routes(self._kernel, self._owns), wanted)]
+        table = Routes(self._kernel, self._owns, (AF_INET, AF_INET6))
+        return [*missing, *self._apply(self._routes, table, wanted)]
 
     def _owns(self, route: Route) -> bool:
-        """Our protocol number, and everything by the tunnel device."""
-        return route.protocol == PROTOCOL_PODWIRE or (self._tunnel_index != 0 and route.index == self._tunnel_index)
+        """Our protocol number, and everything by the tunnel device but what the kernel itself put there."""
+        by_tunnel = self._tunnel_index != 0 and route.index == self._tunnel_index
+        return route.protocol == PROTOCOL_PODWIRE or (by_tunnel and route.protocol != PROTOCOL_KERNEL)
 
     def _apply(self, delta: Delta[str, Any], table: Table[str, Any], rows: Mapping[str, Any]) -> list[KernelError]:
         delta.want(rows)

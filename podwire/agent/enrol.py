@@ -19,7 +19,7 @@ from podwire.kernel.links import RouteSocket
 from podwire.model.api import Api, ApiError
 from podwire.model.gvr import NODES
 from podwire.model.ippool import IPPool
-from podwire.model.node import IPV4_ADDRESS, VXLAN_MAC, VXLAN_TUNNEL, Node, derived_mac
+from podwire.model.node import IPV4_ADDRESS, VXLAN_MAC, VXLAN_TUNNEL, VXLAN_TUNNEL6, Node, derived_mac
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,13 @@ class Enrolment:
             return False
         allocator = await self._allocator_of(node)
         wanted = {IPV4_ADDRESS: await asyncio.to_thread(own_address, self._node_ip)}
-        if any(pool.sound and not pool.spec.disabled and pool.encapsulation for pool in self._loop.pools.values()):
+        pools = [pool for pool in self._loop.pools.values() if pool.sound and not pool.spec.disabled]
+        widths = {pool.cidr.width for pool in pools if pool.encapsulation}
+        if 32 in widths:
             wanted[VXLAN_TUNNEL] = node.tunnel_address or await allocator.assign_tunnel()
+        if any(pool.cidr.width == 128 and pool.encapsulation.startswith("vxlan") for pool in pools):
+            wanted[VXLAN_TUNNEL6] = node.tunnel_address6 or await allocator.assign_tunnel(6)
+        if widths:
             wanted[VXLAN_MAC] = derived_mac(self._node)
         await self._publish(node, {name: value for name, value in wanted.items() if value})
         self._health.good("node")

@@ -36,8 +36,17 @@ class _Node:
     address: str
     subnet: Cidr | None
     tunnel: str
+    tunnel6: str
     mac: str
     addresses: tuple[str, ...]
+
+    def end(self, width: int) -> str:
+        """The tunnel address of a family."""
+        return self.tunnel if width == 32 else self.tunnel6
+
+    @property
+    def ends(self) -> set[Cidr]:
+        return {cidr for cidr in (_host(self.tunnel), _host(self.tunnel6)) if cidr is not None}
 
 
 class RouteCalc:
@@ -69,7 +78,7 @@ class RouteCalc:
             self._nodes[name] = new
         self._dirty_nodes.add(name)
         self._dirty |= self._owned.get(name, set())
-        self._dirty |= {cidr for cidr in (_host(old.tunnel if old else ""), _host(new.tunnel if new else "")) if cidr}
+        self._dirty |= (old.ends if old else set()) | (new.ends if new else set())
         self._nat = self._nat or _addresses(old) != _addresses(new)
         self._all = self._all or name == self._node
 
@@ -118,11 +127,9 @@ class RouteCalc:
         if not claims:
             del self._claims[destination]
         self._dirty.add(destination)
-        self._dirty |= {host for owner in (before, node) if owner and (host := self._tunnel_of(owner))}
-
-    def _tunnel_of(self, node: str) -> Cidr | None:
-        known = self._nodes.get(node)
-        return _host(known.tunnel) if known else None
+        for owner in (before, node):
+            if owner in self._nodes:
+                self._dirty |= self._nodes[owner].ends
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
@@ -130,7 +137,7 @@ class RouteCalc:
         """Bring `state` up to date with the events so far; what changed in it."""
         if self._all:
             self._dirty |= set(self._claims) | {Cidr.parse(key) for key in self.state.routes}
-            self._dirty |= {host for name in self._nodes if (host := self._tunnel_of(name))}
+            self._dirty |= {end for node in self._nodes.values() for end in node.ends}
             self._dirty_nodes |= set(self._nodes) | set(self.state.peers)
         changes = Changes(
             routes=frozenset(_refresh(self.state.routes, {str(d): self._route(d) for d in self._dirty})),
@@ -147,7 +154,9 @@ class RouteCalc:
 
     def _refresh_device(self) -> bool:
         me = self._nodes.get(self._node)
-        wanted = TunnelDevice(me.tunnel, me.mac, me.address) if me and me.address and self._tunnels() else None
+        wanted = None
+        if me and me.address and self._tunnels():
+            wanted = TunnelDevice(me.tunnel, me.mac, me.address, me.tunnel6)
         changed, self.state.device = self.state.device != wanted, wanted
         return changed
 
@@ -164,9 +173,9 @@ class RouteCalc:
 
     def _peer(self, name: str) -> Peer | None:
         node = self._nodes.get(name)
-        if node is None or name == self._node or not node.address or not node.tunnel or not self._tunnels():
+        if node is None or name == self._node or not node.address or not node.ends or not self._tunnels():
             return None
-        return Peer(name, node.address, node.tunnel, node.mac)
+        return Peer(name, node.address, node.tunnel, node.mac, node.tunnel6)
 
     def _route(self, destination: Cidr) -> BlockRoute | None:
         text = str(destination)
@@ -180,18 +189,20 @@ class RouteCalc:
         pool, node = self._pool_over(destination), self._nodes.get(owner)
         if pool is None or node is None or not node.address:
             return None
-        if pool.encapsulation != "vxlan" and pool.encapsulation != "ipip" and self._near(node):
+        # the underlay is IPv4: it has no way of its own for IPv6
+        if destination.width == 32 and pool.encapsulation not in ("vxlan", "ipip") and self._near(node):
             return BlockRoute(text, Via.DIRECT, node.address, owner)
-        if not pool.encapsulation.startswith("vxlan") or not node.tunnel:
+        end = node.end(destination.width)
+        if not pool.encapsulation.startswith("vxlan") or not end:
             return None
-        if destination == _host(node.tunnel):
+        if destination == _host(end):
             return BlockRoute(text, Via.TUNNEL, "", owner)
-        return BlockRoute(text, Via.VXLAN, node.tunnel, owner)
+        return BlockRoute(text, Via.VXLAN, end, owner)
 
     def _tunnel_route(self, destination: Cidr, text: str) -> BlockRoute | None:
         """A peer's tunnel address that no block route of that peer covers."""
         for name in sorted(self._nodes):
-            if _host(self._nodes[name].tunnel) != destination or self._peer(name) is None:
+            if destination not in self._nodes[name].ends or self._peer(name) is None:
                 continue
             inside = any(cidr.covers(destination) for cidr in self._owned.get(name, ()))
             return None if inside else BlockRoute(text, Via.TUNNEL, "", name)
@@ -263,8 +274,20 @@ def _node(node: Node) -> _Node:
     except AddressError:
         pass
     address = node.address if _host(node.address) else ""
-    tunnel = node.tunnel_address if _host(node.tunnel_address) else ""
-    return _Node(address, subnet, tunnel, node.tunnel_mac, tuple(a for a in node.addresses if _host(a)))
+    return _Node(
+        address,
+        subnet,
+        _end(node.tunnel_address, 32),
+        _end(node.tunnel_address6, 128),
+        node.tunnel_mac,
+        tuple(a for a in node.addresses if _host(a)),
+    )
+
+
+def _end(address: str, width: int) -> str:
+    """An address of that family in its usual spelling, else ''."""
+    host = _host(address)
+    return format_ip(host.first, width) if host is not None and host.width == width else ""
 
 
 def _destinations(block: IPAMBlock) -> dict[Cidr, str]:
@@ -274,7 +297,7 @@ def _destinations(block: IPAMBlock) -> dict[Cidr, str]:
         cidr = Cidr.parse(spec.cidr)
     except AddressError:
         return {}
-    if spec.deleted or cidr.width != 32:
+    if spec.deleted:
         return {}
     found = {cidr: block.node} if block.node else {}
     for ordinal, index in enumerate(spec.allocations[: cidr.size]):
@@ -282,5 +305,5 @@ def _destinations(block: IPAMBlock) -> dict[Cidr, str]:
             continue
         node = (spec.attributes[index].secondary or {}).get("node", "")
         if node and node != block.node:
-            found[Cidr.parse(format_ip(cidr.first + ordinal))] = node
+            found[Cidr(cidr.first + ordinal, cidr.width, cidr.width)] = node
     return found

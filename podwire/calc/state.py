@@ -27,21 +27,25 @@ class BlockRoute:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another node as the tunnel sees it."""
+    """Another node as the tunnel sees it: by its own IPv4 address, whatever is inside. One of the tunnel addresses may
+    be ''."""
 
     node: str
     address: str
     tunnel_address: str
     tunnel_mac: str
+    tunnel_address6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelDevice:
-    """This node's end of the tunnels: `address` '' while IPAM has not given one, `local` the node's own address."""
+    """This node's end of the tunnels: `address` and `address6` '' while IPAM has not given one, or no pool asks for
+    one; `local` the node's own address."""
 
     address: str
     mac: str
     local: str
+    address6: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,21 @@ import errno
 import ipaddress
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from socket import AF_INET, AF_INET6, AF_UNSPEC
 
 from podwire.kernel.links import Link, Vxlan
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.nft import NftError
-from podwire.kernel.routes import SCOPE_LINK, TYPE_UNICAST, Address, FdbEntry, Neighbour, Route
+from podwire.kernel.routes import (
+    METRIC_IPV6,
+    SCOPE_LINK,
+    SCOPE_UNIVERSE,
+    TYPE_UNICAST,
+    Address,
+    FdbEntry,
+    Neighbour,
+    Route,
+)
 
 _LOOPBACK = Link(1, "lo", "00:00:00:00:00:00", 65536, True)
 
@@ -94,8 +104,8 @@ class FakeKernel:
         if self._addresses.pop((address.index, address.cidr), None) is None:
             raise KernelError(what, errno.EADDRNOTAVAIL)
 
-    def routes(self) -> list[Route]:
-        return list(self._routes.values())
+    def routes(self, family: int = AF_INET) -> list[Route]:
+        return [_told(row) for row in self._routes.values() if (":" in row.destination) == (family == AF_INET6)]
 
     def put_route(self, route: Route) -> None:
         what = f"add route {route.destination}"
@@ -117,8 +127,9 @@ class FakeKernel:
             raise KernelError(what, errno.ESRCH)
         del self._routes[route.destination, route.metric]
 
-    def neighbours(self, index: int) -> list[Neighbour]:
-        return [row for row in self._neighbours.values() if row.index == index]
+    def neighbours(self, index: int, family: int = AF_INET) -> list[Neighbour]:
+        rows = [row for row in self._neighbours.values() if row.index == index]
+        return [row for row in rows if family in (AF_UNSPEC, AF_INET6 if ":" in row.address else AF_INET)]
 
     def put_neighbour(self, entry: Neighbour) -> None:
         self._known(f"add neighbour {entry.address}", entry.index)
@@ -173,6 +184,13 @@ class FakeKernel:
         near = [r.destination for r in self._routes.values() if r.index == index and r.scope == SCOPE_LINK]
         near += [a.cidr for a in self._addresses.values() if a.index == index]
         return any(gateway in ipaddress.ip_network(cidr, strict=False) for cidr in near)
+
+
+def _told(route: Route) -> Route:
+    """As the kernel tells it: IPv6 routes always have a metric, no scope, and an interface."""
+    if ":" not in route.destination:
+        return route
+    return replace(route, metric=route.metric or METRIC_IPV6, index=route.index or 1, scope=SCOPE_UNIVERSE)
 
 
 @dataclass

@@ -10,13 +10,14 @@ import errno
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from socket import AF_INET, AF_UNSPEC
 from typing import Protocol, TypeVar
 
 from podwire.kernel import nft
 from podwire.kernel.links import Link, Vxlan
 from podwire.kernel.netlink import KernelError
-from podwire.kernel.routes import Address, FdbEntry, Neighbour, Route
+from podwire.kernel.routes import METRIC_IPV6, SCOPE_LINK, TYPE_BLACKHOLE, Address, FdbEntry, Neighbour, Route
 
 R = TypeVar("R")
 
@@ -32,10 +33,10 @@ class RouteKernel(Protocol):
     def addresses(self) -> list[Address]: ...
     def put_address(self, address: Address) -> None: ...
     def drop_address(self, address: Address) -> None: ...
-    def routes(self) -> list[Route]: ...
+    def routes(self, family: int = AF_INET) -> list[Route]: ...
     def put_route(self, route: Route) -> None: ...
     def drop_route(self, route: Route) -> None: ...
-    def neighbours(self, index: int) -> list[Neighbour]: ...
+    def neighbours(self, index: int, family: int = AF_INET) -> list[Neighbour]: ...
     def put_neighbour(self, entry: Neighbour) -> None: ...
     def drop_neighbour(self, entry: Neighbour) -> None: ...
     def fdb(self, index: int) -> list[FdbEntry]: ...
@@ -86,7 +87,7 @@ def _vxlan_row(link: Link) -> VxlanLink:
 
 
 class Addresses:
-    """IPv4 addresses of one interface, all of them ours."""
+    """Addresses of one interface, all of them ours but the kernel's link-local ones."""
 
     name = "addresses"
 
@@ -95,7 +96,7 @@ class Addresses:
         self._index = index
 
     def read(self) -> dict[str, Address]:
-        rows = (row for row in self._kernel.addresses() if row.index == self._index and ":" not in row.cidr)
+        rows = [row for row in self._kernel.addresses() if row.index == self._index and row.scope != SCOPE_LINK]
         return {row.cidr: row for row in rows}
 
     def write(self, key: str, row: Address) -> None:
@@ -106,22 +107,34 @@ class Addresses:
 
 
 class Routes:
-    """Routes of the main table that `owned` recognises, by destination."""
+    """Routes of the main table that `owned` recognises, by destination; of IPv4 alone, or of several families."""
 
     name = "routes"
 
-    def __init__(self, kernel: RouteKernel, owned: Callable[[Route], bool]) -> None:
+    def __init__(
+        self, kernel: RouteKernel, owned: Callable[[Route], bool], families: tuple[int, ...] = (AF_INET,)
+    ) -> None:
         self._kernel = kernel
         self._owned = owned
+        self._families = families
 
     def read(self) -> dict[str, Route]:
-        return {row.destination: row for row in self._kernel.routes() if self._owned(row)}
+        rows = [_as_written(row) for family in self._families for row in self._kernel.routes(family)]
+        return {row.destination: row for row in rows if self._owned(row)}
 
     def write(self, key: str, row: Route) -> None:
         self._kernel.put_route(row)
 
     def remove(self, key: str, row: Route) -> None:
         _absent_is_fine(self._kernel.drop_route, row, errno.ESRCH, errno.ENODEV)
+
+
+def _as_written(route: Route) -> Route:
+    """IPv6 routes come back with a metric, blackholes of it with the loopback interface."""
+    if ":" not in route.destination:
+        return route
+    index = 0 if route.type == TYPE_BLACKHOLE else route.index
+    return replace(route, index=index, metric=0 if route.metric == METRIC_IPV6 else route.metric)
 
 
 class Neighbours:
@@ -134,7 +147,7 @@ class Neighbours:
         self._index = index
 
     def read(self) -> dict[str, Neighbour]:
-        return {row.address: row for row in self._kernel.neighbours(self._index)}
+        return {row.address: row for row in self._kernel.neighbours(self._index, AF_UNSPEC)}
 
     def write(self, key: str, row: Neighbour) -> None:
         self._kernel.put_neighbour(row)

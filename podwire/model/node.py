@@ -13,6 +13,7 @@ from podwire.model.meta import Meta
 
 IPV4_ADDRESS = "projectcalico.org/IPv4Address"  # with the length of the node's subnet: 172.18.0.2/16
 VXLAN_TUNNEL = "projectcalico.org/IPv4VXLANTunnelAddr"
+VXLAN_TUNNEL6 = "projectcalico.org/IPv6VXLANTunnelAddr"
 VXLAN_MAC = "projectcalico.org/VXLANTunnelMACAddr"
 
 
@@ -67,6 +68,10 @@ class Node(msgspec.Struct, frozen=True):
     @property
     def tunnel_address(self) -> str:
         return self.metadata.annotations.get(VXLAN_TUNNEL, "")
+
+    @property
+    def tunnel_address6(self) -> str:
+        return self.metadata.annotations.get(VXLAN_TUNNEL6, "")
 
     @property
     def tunnel_mac(self) -> str:

@@ -114,7 +114,7 @@ def _notes(
     notes += [f"node {name} gives it itself, out of its podCIDR {cidr}" for name, cidr in own]
     if state == UNCLAIMED and not own:
         notes.append("no node has claimed a block around it yet")
-    tunnels = [node.name for node in cluster.nodes if node.tunnel_address == address]
+    tunnels = [node.name for node in cluster.nodes if address in (node.tunnel_address, node.tunnel_address6)]
     notes += [f"node {name} uses it as its tunnel's address" for name in tunnels]
     if holder and holder.borrowed:
         notes.append(f"node {holder.node} borrowed it from a block of node {holder.block_node}")

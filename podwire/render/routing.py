@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from podwire.calc.state import BlockRoute, LocalEndpoint, NodeState, Peer, TunnelDevice, Via
 from podwire.render.tables import (
     PROTOCOL_PODWIRE,
+    SCOPE_GLOBAL,
     SCOPE_LINK,
     TYPE_BLACKHOLE,
     FdbRow,
@@ -37,7 +38,7 @@ def render(state: NodeState, names: Names) -> RoutingRows:
     peers = list(state.peers.values()) if state.device else []
     routes = [row for route in state.routes.values() if (row := route_row(route, state, names))]
     routes += [endpoint_row(endpoint) for endpoint in state.endpoints.values()]
-    neighbours = [neighbour_row(peer, names) for peer in peers]
+    neighbours = [row for peer in peers for row in neighbour_rows(peer, names)]
     fdb = [fdb_row(peer, names) for peer in peers]
     return RoutingRows(
         device=device_row(state.device, names) if state.device else None,
@@ -49,7 +50,15 @@ def render(state: NodeState, names: Names) -> RoutingRows:
 
 def device_row(device: TunnelDevice, names: Names) -> VxlanRow:
     return VxlanRow(
-        names.tunnel, names.vni, names.port, device.local, names.uplink, device.mac, names.mtu, device.address
+        names.tunnel,
+        names.vni,
+        names.port,
+        device.local,
+        names.uplink,
+        device.mac,
+        names.mtu,
+        device.address,
+        device.address6,
     )
 
 
@@ -62,7 +71,8 @@ def route_row(route: BlockRoute, state: NodeState, names: Names) -> RouteRow | N
     if state.device is None:
         return None
     if route.via is Via.TUNNEL:
-        return RouteRow(route.destination, names.tunnel, scope=SCOPE_LINK)
+        scope = SCOPE_GLOBAL if ":" in route.destination else SCOPE_LINK  # IPv6 knows no scopes of routes
+        return RouteRow(route.destination, names.tunnel, scope=scope)
     return RouteRow(route.destination, names.tunnel, route.gateway, onlink=True)
 
 
@@ -70,8 +80,10 @@ def endpoint_row(endpoint: LocalEndpoint) -> RouteRow:
     return RouteRow(f"{endpoint.address}/32", endpoint.interface, scope=SCOPE_LINK)
 
 
-def neighbour_row(peer: Peer, names: Names) -> NeighbourRow:
-    return NeighbourRow(names.tunnel, peer.tunnel_address, peer.tunnel_mac)
+def neighbour_rows(peer: Peer, names: Names) -> list[NeighbourRow]:
+    """Both families end at the same device."""
+    ends = (peer.tunnel_address, peer.tunnel_address6)
+    return [NeighbourRow(names.tunnel, end, peer.tunnel_mac) for end in ends if end]
 
 
 def fdb_row(peer: Peer, names: Names) -> FdbRow:

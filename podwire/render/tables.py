@@ -62,7 +62,7 @@ class FdbRow:
 
 @dataclass(frozen=True, slots=True)
 class VxlanRow:
-    """The tunnel device and its address ('' while there is none)."""
+    """The tunnel device and its addresses ('' while there is none)."""
 
     interface: str
     vni: int
@@ -72,6 +72,7 @@ class VxlanRow:
     mac: str
     mtu: int
     address: str
+    address6: str = ""
 
     def __str__(self) -> str:
         return (
@@ -94,6 +95,8 @@ class RoutingRows:
         lines = [f"ip link add {self.device}"] if self.device else []
         if self.device and self.device.address:
             lines.append(f"ip address add {self.device.address}/32 dev {self.device.interface}")
+        if self.device and self.device.address6:
+            lines.append(f"ip address add {self.device.address6}/128 dev {self.device.interface} nodad")
         lines += [f"bridge fdb replace {row}" for _, row in sorted(self.fdb.items())]
         lines += [f"ip neigh replace {row}" for _, row in sorted(self.neighbours.items())]
         lines += [f"ip route replace {row}" for _, row in sorted(self.routes.items())]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from podwire.kernel import netns
-from podwire.model.gvr import IPPOOLS, NAMESPACES, PODS
+from podwire.model.gvr import IPPOOLS, NAMESPACES, NODES, PODS
 
 DUAL = {"ipam": {"type": "podwire-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}}
 SIX = {"ipam": {"type": "podwire-ipam", "assign_ipv4": "false", "assign_ipv6": "true"}}
@@ -70,7 +70,7 @@ def test_dual_stack(six: Any) -> None:
     one.space.run("ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global")
     assert a[1] in json.loads(one.call("CHECK", prevResult=one.result, **DUAL)[1])["details"]
     one.delete()
-    assert a[1] not in node.space.run("ip", "-6", "route")
+    assert f"{a[1]} dev" not in node.space.run("ip", "-6", "route")
 
 
 def test_ipv6_alone_where_it_was_switched_off(six: Any) -> None:
@@ -145,3 +145,42 @@ def test_sysctls_and_mtu_of_the_configuration(world: Any) -> None:
     bad = world.nodes[0].pod("b")
     code, output = bad.call("ADD", sysctl={"kernel.panic": "1"})
     assert (code, json.loads(output)["code"]) == (1, 7)
+
+
+@pytest.fixture
+def tunnelled(world: Any) -> Any:
+    """The world with IPv6 addresses that go between nodes inside the tunnel."""
+    pool = {"cidr": "fd00:10:244::/56", "blockSize": 122, "vxlanMode": "Always", "nodeSelector": "all()"}
+    world.api.do(world.api.fake.create(IPPOOLS, {"metadata": {"name": "six"}, "spec": pool}))
+    return world
+
+
+def test_both_families_between_nodes_over_an_ipv4_underlay(tunnelled: Any, tools: Any) -> None:
+    first, second = tunnelled.nodes
+    one, two = first.pod("a"), second.pod("b")
+    a, b = add(one, **DUAL), add(two, **DUAL)
+
+    def end(node: Any) -> str:
+        annotations = tunnelled.api.do(tunnelled.api.fake.get(NODES, node.name))["metadata"]["annotations"]
+        return str(annotations.get("projectcalico.org/IPv6VXLANTunnelAddr", ""))
+
+    def six(node: Any, what: str) -> str:
+        return str(node.space.run("ip", "-6", what, "show", "dev", "vxlan.calico"))
+
+    tools.until("tunnel addresses", lambda: bool(end(first) and end(second)))
+    for node, peer in ((first, second), (second, first)):
+        tools.until("route to the peer", lambda node=node, peer=peer: f"via {end(peer)} " in six(node, "route"))
+        assert f"{end(node)}/128" in six(node, "address")
+        assert f"{end(peer)} lladdr" in six(node, "neigh")
+    for mine, theirs in zip(a, b, strict=True):
+        assert ask(one.space, two.space, theirs) == mine
+        assert ask(two.space, one.space, mine) == theirs
+    assert ask(first.space, two.space, b[1]) == end(first), "a node's own traffic can be answered"
+
+    routes = six(first, "route")
+    first.restart()
+    assert sum(first.writes().values()) == 0, "a start with nothing new writes nothing"
+    assert six(first, "route") == routes
+    second.stop()
+    tunnelled.api.do(tunnelled.api.fake.delete(NODES, second.name))
+    tools.until("the peer forgotten", lambda: "PERMANENT" not in six(first, "neigh"))

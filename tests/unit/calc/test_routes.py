@@ -105,6 +105,30 @@ def test_single_address_blocks_and_nobodys_blocks() -> None:
     assert routes(state([pool()], blocks, nodes)) == {"10.244.1.0/32": ("tunnel", "")}, "b's tunnel address remains"
 
 
+@pytest.mark.parametrize("mode", ["Always", "CrossSubnet", "Never"])
+def test_ipv6_goes_inside_the_tunnel_as_the_underlay_is_ipv4(mode: str) -> None:
+    nodes = {"a": node("a", "172.18.0.2", "10.244.0.0"), "b": node("b", "172.18.0.3", "10.244.1.0")}
+    ends = {"a": "fd00:10:244::", "b": "FD00:10:244::0:100"}
+    for name, end in ends.items():
+        nodes[name].metadata.annotations["projectcalico.org/IPv6VXLANTunnelAddr"] = end
+    six = pool("fd00:10:244::/56", mode, natOutgoing=False)
+    held = [("fd00:10:244::/122", "a"), ("fd00:10:244::100/122", "b"), ("fd00:10:244::140/122", "absent")]
+    blocks = [
+        msgspec.convert(
+            {"metadata": {"name": block_name(cidr)}, "spec": {"cidr": cidr, "affinity": f"host:{owner}"}}, IPAMBlock
+        )
+        for cidr, owner in held
+    ]
+    found = state([pool(), six], [*BLOCKS[:2], *blocks], nodes)
+    wanted = {"10.244.0.0/26": BLACKHOLE, "10.244.1.0/26": ("vxlan", "10.244.1.0"), "fd00:10:244::/122": BLACKHOLE}
+    if mode != "Never":
+        wanted["fd00:10:244::100/122"] = ("vxlan", "fd00:10:244::100")
+    assert routes(found) == wanted
+    assert found.peers["b"] == Peer("b", "172.18.0.3", "10.244.1.0", derived_mac("b"), "fd00:10:244::100")
+    assert found.device == TunnelDevice("10.244.0.0", derived_mac("a"), "172.18.0.2", "fd00:10:244::")
+    assert found.pools == {"10.244.0.0/16"}, "masquerade is IPv4's"
+
+
 def test_tunnel_addresses_outside_their_nodes_blocks_are_link_routes() -> None:
     nodes = {**NODES, "b": node("b", "172.18.0.3", "10.244.0.7")}
     blocks = [block("10.244.0.0/26", "a", {7: "b"}), block("10.244.2.0/26", "far")]
