@@ -47,12 +47,13 @@ from podwire.cni.install import Places
 from podwire.cni.listing import Entry
 from podwire.ipam.claims import Allocator
 from podwire.ipam.layout import FoundApi
-from podwire.kernel import netlink, reconcile
+from podwire.kernel import netlink, netns, reconcile
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.tables import Nft
-from podwire.kube import kubeconfig, tallies
+from podwire.kube import incluster, kubeconfig, tallies
 from podwire.kube.client import Client
 from podwire.kube.events import record
+from podwire.kube.kubeconfig import Cluster
 from podwire.model.address import Cidr
 from podwire.model.api import Api
 from podwire.model.ippool import IPPool
@@ -334,8 +335,8 @@ def prefer() -> None:
 
 
 async def _run(config: AgentConfig) -> None:
-    await _file(config.kubeconfig)
-    client = Client(kubeconfig.load(config.kubeconfig), user_agent="podwire-agent")
+    netns.place_sysctls(config.proc_sys)
+    client = Client(await _identity(config), user_agent="podwire-agent")
     task = asyncio.ensure_future(Agent(config, client).serve())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -347,7 +348,12 @@ async def _run(config: AgentConfig) -> None:
         await client.close()
 
 
-async def _file(path: Path) -> None:
-    """Wait for a file that something else puts in place."""
-    while not path.exists():
+async def _identity(config: AgentConfig) -> Cluster:
+    """Who we are to the API: a kubeconfig, else the service account of our pod. Waits until something else puts one in
+    place. Raises KubeconfigError for one that cannot be used."""
+    while True:
+        if config.kubeconfig.exists():
+            return kubeconfig.load(config.kubeconfig)
+        if (config.service_account / "token").exists():
+            return incluster.cluster(config.api_server, config.service_account)
         await asyncio.sleep(0.1)

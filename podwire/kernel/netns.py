@@ -19,6 +19,7 @@ from podwire.kernel.netlink import KernelError
 
 CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
+PROC_SYS = Path("/proc/sys")
 
 T = TypeVar("T")
 
@@ -87,12 +88,19 @@ def run_inside(fd: int, work: Callable[[], T]) -> T:
         return work()
 
 
-def write_sysctl(name: str, value: str, root: Path = Path("/proc/sys")) -> bool:
+def place_sysctls(root: Path) -> None:
+    """Where the process finds sysctls from now on, if not in /proc/sys: a container has that read-only, and the node's
+    under another path. Which namespace is meant is decided by the calling thread all the same."""
+    global PROC_SYS
+    PROC_SYS = root
+
+
+def write_sysctl(name: str, value: str, root: Path | None = None) -> bool:
     """Set a sysctl of the calling thread's namespace (`net/ipv4/ip_forward`); False when it had the value already.
 
     Reads first, so that repeating it writes nothing. Raises KernelError.
     """
-    path = root / name
+    path = (root or PROC_SYS) / name
     try:
         if path.read_text().strip() == value:
             return False
@@ -102,9 +110,9 @@ def write_sysctl(name: str, value: str, root: Path = Path("/proc/sys")) -> bool:
     return True
 
 
-def read_sysctl(name: str, root: Path = Path("/proc/sys")) -> str:
+def read_sysctl(name: str, root: Path | None = None) -> str:
     """A sysctl of the calling thread's namespace. Raises KernelError."""
     try:
-        return (root / name).read_text().strip()
+        return ((root or PROC_SYS) / name).read_text().strip()
     except OSError as error:
         raise KernelError(f"read sysctl {name}", error.errno or 0) from error

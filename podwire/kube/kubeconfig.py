@@ -1,18 +1,12 @@
-"""Where the API is and how to prove who we are: kubeconfig files and a pod's service account.
-
-Source: client-go clientcmd (the file format), rest.InClusterConfig (the service account's paths).
-"""
+"""Where the API is and how to prove who we are, as a kubeconfig file says. Source: client-go clientcmd (the format)."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class KubeconfigError(Exception):
@@ -75,20 +69,6 @@ def parse(document: Any, path: Path, context: str = "") -> Cluster:
         tls_server_name=cluster.get("tls-server-name", ""),
         insecure=bool(cluster.get("insecure-skip-tls-verify", False)),
     )
-
-
-def in_cluster(folder: Path = SERVICE_ACCOUNT) -> Cluster:
-    """The identity that a pod is given. Raises KubeconfigError outside a pod."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    if not host:
-        raise KubeconfigError("KUBERNETES_SERVICE_HOST is not set: not running in a pod")
-    try:
-        ca = (folder / "ca.crt").read_bytes()
-        namespace = (folder / "namespace").read_text().strip()
-    except OSError as error:
-        raise KubeconfigError(f"{error.filename}: {error.strerror}") from error
-    shown = f"[{host}]" if ":" in host else host
-    return Cluster(f"https://{shown}:{port}", ca=ca, token_file=str(folder / "token"), namespace=namespace)
 
 
 def _named(document: dict[str, Any], section: str, inner: str, name: str, path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ ROWS: list[set[str]] = [
     {"cli"},
     {"lab"},
     {"controllers", "kubelet"},
-    {"agent", "apiserver", "observe"},
+    {"agent", "apiserver", "observe", "install"},
     {"kube", "kernel", "http", "cni"},
     {"render", "ipam"},
     {"calc"},
@@ -37,6 +37,11 @@ PURE = [
     "cni/spec.py",
     "cni/plan.py",
     "http/spdy.py",
+    "install/options.py",
+    "install/rbac.py",
+    "install/confinement.py",
+    "install/daemon.py",
+    "install/manifests.py",
     "lab/topology.py",
 ]
 OUTSIDE = {"os", "socket", "subprocess", "asyncio", "time", "random", "threading", "ctypes", "logging"}

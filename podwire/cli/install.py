@@ -1,0 +1,127 @@
+"""`podwire install` and `podwire uninstall`: Podwire onto a genuine cluster, and off it again."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from podwire.cli.connect import cluster_options
+
+if TYPE_CHECKING:
+    from podwire.install.options import Options
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Print the manifests, change nothing, speak to no cluster.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
+    help="namespace, image, pull-policy, pod-cidr, block-size, encapsulation (Always, CrossSubnet, Never), mtu,"
+    " api-server, classic.",
+)  # fmt: skip
+@click.option("--values", type=Path, metavar="FILE", help="The same as a YAML file; --set wins.")
+@click.option("--timeout", type=click.IntRange(1), default=300, show_default=True, help="Seconds to wait for nodes.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the agents are ready.")
+@click.option("--force", is_flag=True, help="Install though another pod network's agents run.")
+@cluster_options
+def install(
+    dry_run: bool,
+    pairs: tuple[str, ...],
+    values: Path | None,
+    timeout: int,
+    no_wait: bool,
+    force: bool,
+    kubeconfig: str,
+    context: str,
+) -> None:
+    """Install Podwire on a Kubernetes cluster, or bring an installed one to this version.
+
+    Resource kinds, roles and the DaemonSet are applied (server-side); each node's agent puts the CNI plugin in place
+    when it can serve pods, and sets other plugins' configurations aside. The image is yours to build and push
+    (deploy/Containerfile); --set image=… names it.
+
+    \b
+    podwire install --dry-run | less
+    podwire install --set image=registry.example.org/podwire:0.1.0 --set pod-cidr=10.244.0.0/16
+    podwire install --dry-run | kubectl apply --server-side -f -       with kubectl's own credentials
+    """
+    from podwire.install import manifests
+    from podwire.install.options import OptionError
+
+    try:
+        options = _options(pairs, values)
+        if dry_run:
+            click.echo(manifests.text(manifests.everything(options)), nl=False)
+            return
+        manifests.everything(options)
+    except OptionError as error:
+        raise click.UsageError(str(error)) from None
+    _apply(options, kubeconfig, context, force=force, seconds=0 if no_wait else timeout)
+
+
+def _options(pairs: tuple[str, ...], values: Path | None) -> Options:
+    """Raises OptionError, UsageError."""
+    import yaml
+
+    from podwire.install.options import chosen
+
+    texts: dict[str, str] = {}
+    if values is not None:
+        try:
+            found = yaml.safe_load(values.read_text()) or {}
+        except OSError as error:
+            raise click.UsageError(f"{values}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{values}: not YAML: {error}") from None
+        if not isinstance(found, dict):
+            raise click.UsageError(f"{values}: not a mapping of options")
+        texts = {str(name).replace("_", "-"): str(value) for name, value in found.items()}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {pair}: not NAME=VALUE")
+        texts[name.replace("_", "-")] = value
+    return chosen(texts)
+
+
+def _apply(options: Options, kubeconfig: str, context: str, *, force: bool, seconds: int) -> None:
+    from dataclasses import replace
+
+    from podwire.cli.connect import target
+    from podwire.install import apply as page
+    from podwire.kube.client import Client
+
+    found = target(kubeconfig, context)
+
+    async def work() -> None:
+        client = Client(found.cluster, user_agent="podwire-install")
+        try:
+            if not force:
+                await page.refuse_second_network(client)
+            wanted = options
+            if not options.classic and await page.classic(client):
+                wanted = replace(options, classic=True)
+                click.echo("this cluster keeps its addresses in Calico's older layout: it stays there")
+            await page.apply(client, wanted, click.echo)
+            if seconds:
+                number = await page.wait(client, wanted, click.echo, seconds)
+                click.echo(f"Podwire runs on {number} node{'s' if number != 1 else ''}")
+        finally:
+            await client.close()
+
+    _run(work(), found.source)
+
+
+def _run(work: Coroutine[Any, Any, None], source: str) -> None:
+    """Its refusals in words."""
+    import asyncio
+
+    from podwire.install.apply import InstallError
+    from podwire.model.api import ApiError
+
+    try:
+        asyncio.run(work)
+    except (InstallError, ApiError) as error:
+        raise click.ClickException(f"{source}: {error}") from None

@@ -1,0 +1,132 @@
+"""The agent on every node: its settings and its DaemonSet, with no more power there than its work needs. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from podwire.install.options import AGENT, Options
+
+Object = dict[str, Any]
+
+HEALTH_PORT = 9098
+SHIM = "/usr/lib/podwire/podwire-shim"
+"""Where the image has the CNI executable."""
+PROC_SYS = "/host/proc/sys"
+
+CAPABILITIES = {
+    "NET_ADMIN": "routes, addresses, links, neighbours, nftables and network sysctls, on the node and in pods",
+    "SYS_ADMIN": "setns(2) into a pod's network namespace, to make its end of the link; nothing else is done with it",
+    "SYS_NICE": "priority over the callers it serves: without it pods start later under load, and nothing else changes",
+}
+"""What of root's powers the agent keeps, and what for."""
+
+_HOST: tuple[tuple[str, str, str, str, Object], ...] = (
+    ("cni-configuration", "/etc/cni/net.d", "", "DirectoryOrCreate", {}),
+    ("cni-programs", "/opt/cni/bin", "", "DirectoryOrCreate", {}),
+    ("socket", "/run/podwire", "", "DirectoryOrCreate", {}),
+    ("state", "/var/lib/podwire", "", "DirectoryOrCreate", {}),
+    ("namespaces", "/run/netns", "", "DirectoryOrCreate", {"readOnly": True, "mountPropagation": "HostToContainer"}),
+    ("network-sysctls", "/proc/sys/net", f"{PROC_SYS}/net", "Directory", {}),
+)
+"""Folders of the node: volume, path there, path inside where another, type, how it is mounted."""
+
+
+def settings(options: Options) -> str:
+    """agent.toml."""
+    lines = [
+        "# Settings of `podwire agent`; PODWIRE_NODE_NAME and PODWIRE_NODE_IP come from the DaemonSet.",
+        f'shim = "{SHIM}"',
+        f'proc_sys = "{PROC_SYS}"',
+        "set_aside = true",
+        f"health_port = {HEALTH_PORT}",
+        f"mtu = {options.mtu}",
+        f'api_server = "{options.api_server}"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def digest(text: str) -> str:
+    """Changes when the settings do, and so brings new pods about."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def objects(options: Options, labels: dict[str, str], text: str, mark: str) -> list[Object]:
+    """ConfigMap with `text` and DaemonSet; `mark` stands for the text in the pods' template."""
+    head = {"name": AGENT, "namespace": options.namespace, "labels": labels}
+    settings_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": head, "data": {"agent.toml": text}}
+    selector = {"app.kubernetes.io/name": "podwire", "app.kubernetes.io/component": "agent"}
+    why = "; ".join(f"{name}: {reason}" for name, reason in CAPABILITIES.items())
+    daemons = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": head,
+        "spec": {
+            "selector": {"matchLabels": selector},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
+            "template": {
+                "metadata": {
+                    "labels": {**labels, **selector},
+                    "annotations": {
+                        "kubectl.kubernetes.io/default-container": "agent",
+                        "podwire/capabilities": why,
+                        "podwire/settings": mark,
+                    },
+                },
+                "spec": _pod(options),
+            },
+        },
+    }
+    return [settings_map, daemons]
+
+
+def _pod(options: Options) -> Object:
+    volumes: list[Object] = [{"name": "settings", "configMap": {"name": AGENT}}]
+    mounts: list[Object] = [{"name": "settings", "mountPath": "/etc/podwire", "readOnly": True}]
+    for name, path, inside, kind, how in _HOST:
+        volumes.append({"name": name, "hostPath": {"path": path, "type": kind}})
+        mounts.append({"name": name, "mountPath": inside or path, **how})
+    return {
+        "serviceAccountName": AGENT,
+        "automountServiceAccountToken": True,
+        "hostNetwork": True,
+        "priorityClassName": "system-node-critical",
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"operator": "Exists"}],
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [_container(options, mounts)],
+        "volumes": volumes,
+    }
+
+
+def _container(options: Options, mounts: list[Object]) -> Object:
+    return {
+        "name": "agent",
+        "image": options.image,
+        "imagePullPolicy": options.pull_policy,
+        "command": ["podwire", "agent"],
+        "env": [
+            {"name": "PODWIRE_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": "PODWIRE_NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+        ],
+        "resources": {"requests": {"cpu": "50m", "memory": "80Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "runAsUser": 0,
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)},
+        },
+        "livenessProbe": _probe("/livez", period=10, failures=6),
+        "readinessProbe": _probe("/readyz", period=5, failures=2),
+        "startupProbe": _probe("/livez", period=1, failures=60),
+        "volumeMounts": mounts,
+    }
+
+
+def _probe(path: str, *, period: int, failures: int) -> Object:
+    """On loopback, which kubelet shares with pods of the host's network."""
+    asks = {"host": "127.0.0.1", "port": HEALTH_PORT, "path": path, "scheme": "HTTP"}
+    return {"httpGet": asks, "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures}

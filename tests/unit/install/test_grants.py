@@ -1,0 +1,68 @@
+"""The role has the verbs that the agent's pages use, and none else: read from the pages themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from podwire.install.rbac import GRANTS
+from podwire.model import gvr as kinds
+from podwire.model.gvr import GVR
+
+ROOT = Path(__file__).parents[3] / "podwire"
+VERBS = {"get": ("get",), "list": ("list",), "create": ("create",), "update": ("update",), "patch": ("patch",),
+         "delete": ("delete",), "watch": ("list", "watch")}  # fmt: skip
+BY_NAME = {name: value for name, value in vars(kinds).items() if isinstance(value, GVR)}
+
+# Kinds that reach a call by an argument: (page, the kinds it is called with there).
+THROUGH = {
+    "agent/loop.py": {("watch", "NODES"), ("watch", "IPPOOLS"), ("watch", "IPAMBLOCKS")},
+    "agent/pods.py": {("watch", "PODS"), ("watch", "NAMESPACES"), ("get", "PODS"), ("get", "NAMESPACES")},
+    "agent/collector.py": {("get", "PODS"), ("get", "NODES")},
+    "ipam/stored.py": {("delete", "IPAMBLOCKS"), ("delete", "BLOCKAFFINITIES")},
+    # layout passes on what others ask; of its own it asks for the definitions
+    "ipam/layout.py": {("list", "IPAMBLOCKS")},
+    "kube/events.py": set(),
+}
+PAGES = sorted([*(ROOT / "agent").glob("*.py"), *(ROOT / "ipam").glob("*.py"), ROOT / "kube/events.py"])
+
+
+def calls(page: Path) -> tuple[set[tuple[str, str]], bool]:
+    """(verb, kind) of each call whose kind is named, and whether there are others."""
+    found, unnamed = set(), False
+    for node in ast.walk(ast.parse(page.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERBS):
+            continue
+        owner = node.func.value
+        name = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
+        if name not in ("api", "_api") or not node.args:
+            continue
+        kind = node.args[0]
+        if isinstance(kind, ast.Name) and kind.id in BY_NAME:
+            found.add((node.func.attr, kind.id))
+        else:
+            unnamed = True
+    return found, unnamed
+
+
+def used() -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    for page in PAGES:
+        named, unnamed = calls(page)
+        name = str(page.relative_to(ROOT))
+        assert not unnamed or name in THROUGH, f"{name} calls the API with a kind by argument: say here which"
+        for verb, kind in named | THROUGH.get(name, set()):
+            found |= {(each, kind) for each in VERBS[verb]}
+    return found
+
+
+def test_granted_is_what_is_used() -> None:
+    name_of = {value: name for name, value in BY_NAME.items()}
+    granted = {(verb, name_of[grant.kind]) for grant in GRANTS for verb in grant.verbs}
+    assert used() - granted == set(), "the agent uses what it is not granted"
+    assert granted - used() == set(), "the agent is granted what it does not use"
+
+
+def test_every_grant_says_what_for() -> None:
+    assert all(grant.why and grant.verbs for grant in GRANTS)
+    assert len({(grant.kind, grant.part) for grant in GRANTS}) == len(GRANTS)
