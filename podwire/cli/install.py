@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Print the manifests, change nothing, speak to no cluster.")
+@click.option(
+    "--dry-run", is_flag=False, flag_value="all", metavar="[pool]",
+    help="Print the manifests, change nothing, speak to no cluster. `pool`: those of the address pool, for clusters"
+    " without one, to be applied when its kind is served.",
+)  # fmt: skip
 @click.option(
     "--set", "pairs", multiple=True, metavar="NAME=VALUE",
     help="namespace, image, pull-policy, pod-cidr, block-size, encapsulation (Always, CrossSubnet, Never), mtu,"
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Install though another pod network's agents run.")
 @cluster_options
 def install(
-    dry_run: bool,
+    dry_run: str | None,
     pairs: tuple[str, ...],
     values: Path | None,
     timeout: int,
@@ -45,17 +49,20 @@ def install(
     \b
     podwire install --dry-run | less
     podwire install --set image=registry.example.org/podwire:0.1.0 --set pod-cidr=10.244.0.0/16
-    podwire install --dry-run | kubectl apply --server-side -f -       with kubectl's own credentials
+    podwire install --dry-run | kubectl apply --server-side -f -       with kubectl's own credentials, then
+    podwire install --dry-run pool | kubectl apply --server-side -f -
     """
     from podwire.install import manifests
     from podwire.install.options import OptionError
 
     try:
         options = _options(pairs, values)
-        if dry_run:
-            click.echo(manifests.text(manifests.everything(options)), nl=False)
+        objects = manifests.everything(options)
+        if dry_run is not None and dry_run not in ("all", "pool"):
+            raise click.UsageError(f"--dry-run {dry_run}: neither alone nor with `pool`")
+        if dry_run is not None:
+            click.echo(manifests.text([manifests.pool(options)] if dry_run == "pool" else objects), nl=False)
             return
-        manifests.everything(options)
     except OptionError as error:
         raise click.UsageError(str(error)) from None
     _apply(options, kubeconfig, context, force=force, seconds=0 if no_wait else timeout)

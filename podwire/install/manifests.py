@@ -52,9 +52,10 @@ def workload(options: Options, text: str | None = None, mark: str | None = None)
 
 
 def everything(options: Options) -> list[Object]:
-    """In order. Raises OptionError."""
+    """All that one `kubectl apply` can take, in order; the pool is of a kind that must be served before, and comes by
+    itself. Raises OptionError."""
     check(options)
-    return [*kinds(options), pool(options), *workload(options)]
+    return [*kinds(options), *workload(options)]
 
 
 def text(objects: list[Object]) -> str:
