@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from podwire.agent import guard
-from podwire.agent.admission import Admission
+from podwire.agent.admission import Admission, speaker_of
 from podwire.agent.attachments import CHAINED, DELETED, READY, Attachment, Attachments
 from podwire.agent.extras import Extras
 from podwire.agent.guard import Guard
@@ -108,13 +108,13 @@ class Chained:
 
     def _admit(self, record: Attachment) -> None:
         if record.host_name.startswith(PREFIX):
-            self._admission.admit(record.host_name, record.addresses)
+            self._admission.admit(speaker_of(record))
         self._guard.admit(guard.endpoint_of(record))
 
     def _expel(self, record: Attachment) -> None:
         """No address may be used any more; a governed interface stays so, as long as it is there."""
         if record.host_name.startswith(PREFIX):
-            self._admission.expel(record.host_name, record.addresses)
+            self._admission.expel(record.host_name)
         self._guard.close(guard.endpoint_of(record))
         self.sweep()
 

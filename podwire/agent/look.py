@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from podwire.agent import attachments, bridgewire, wiring
-from podwire.agent.admission import ENDPOINTS
+from podwire.agent.admission import ENDPOINTS, Admission, speaker_of
 from podwire.agent.attachments import BRIDGE, CHAINED, READY, ROUTED, Attachment
 from podwire.agent.config import AgentConfig
 from podwire.agent.extras import Extras
@@ -55,7 +55,7 @@ def look(config: AgentConfig, directories: Iterable[str] = ()) -> NodeSeen:
         config=_first_config(config.conf_dir),
         spooled=len(list(config.spool.glob("[!.]*"))),
         tunnel=_try(blind, "tunnel", lambda: _tunnel(sockets.route(), links), ""),
-        attachments=tuple(_seen(record, sockets, admitted) for record in records),
+        attachments=tuple(_seen(record, sockets) for record in records),
         links={link.name: link.up for link in ends.values()},
         routes=tuple(_try(blind, "routes", lambda: list(_routes(sockets.route(), ends)), [])),
         admitted=tuple(sorted(admitted)),
@@ -117,9 +117,9 @@ def _records(directory: Path, blind: list[str]) -> Iterator[tuple[Any, Attachmen
         yield (record.namespace, record.pod, record.key), record
 
 
-def _seen(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) -> SeenAttachment:
+def _seen(record: Attachment, sockets: Sockets) -> SeenAttachment:
     try:
-        faults = _faults(record, sockets, admitted) if record.state == READY else []
+        faults = _faults(record, sockets) if record.state == READY else []
     except (KernelError, OSError) as error:
         faults = [f"cannot be compared: {error}"]
     return SeenAttachment(
@@ -139,7 +139,7 @@ def _seen(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) 
     )
 
 
-def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]) -> list[str]:
+def _faults(record: Attachment, sockets: Sockets) -> list[str]:
     """What differs in the kernel. Raises KernelError."""
     faults = _extra_faults(record, sockets)
     if record.role in (BRIDGE, CHAINED):
@@ -152,9 +152,7 @@ def _faults(record: Attachment, sockets: Sockets, admitted: set[tuple[str, str]]
     if record.role == ROUTED:
         planned = Wiring(record.host_name, record.interface, record.pod_mac, record.mtu, record.addresses)
         faults += wiring.host_faults(sockets.route(), planned)
-        for address in record.addresses:
-            if (record.host_name, address) not in admitted:
-                faults.append(f"{record.host_name} with {address} is not admitted")
+        faults += Admission(nft, sockets.elements).missing(speaker_of(record))
     try:
         inner = netns.open_path(record.netns)
     except KernelError:

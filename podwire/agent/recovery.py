@@ -16,7 +16,7 @@ from socket import AF_INET6
 import msgspec
 
 from podwire.agent import wiring as wire
-from podwire.agent.admission import Admission
+from podwire.agent.admission import Admission, speaker_of
 from podwire.agent.attachments import CHAINED, DELETED, READY, ROUTED, WIRING, Attachments
 from podwire.agent.extras import Extras
 from podwire.agent.reaper import Reaper
@@ -56,10 +56,7 @@ def restore(
     wired = [record for record in records.all(READY) if record.role == ROUTED]
     # another plugin's interface may have our prefix, too
     closed = wired + [r for r in records.all(READY) if r.role == CHAINED and r.host_name.startswith(PREFIX)]
-    admission.restore(
-        {(record.host_name, address) for record in closed for address in record.addresses},
-        {record.host_name: record.sources for record in wired if record.sources},
-    )
+    admission.restore(speaker_of(record) for record in closed)
     ready = {record.host_name: record.addresses for record in wired}
     kept = {record.host_name for record in records.all(READY)}
     ours = [link for link in sockets.route().links() if _is_ours(link)]

@@ -18,7 +18,7 @@ import msgspec
 
 from podwire.agent import files
 from podwire.agent import wiring as wire
-from podwire.agent.admission import Admission
+from podwire.agent.admission import Admission, speaker_of
 from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attachments
 from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
 from podwire.agent.extras import Extras
@@ -109,7 +109,7 @@ class Routed:
             reached("extras")
             if record.sources:
                 self._open_sources(record)
-            self._admission.admit(complete.host_name, complete.addresses)
+            self._admission.admit(speaker_of(msgspec.structs.replace(record, addresses=complete.addresses)))
             reached("admitted")
             wire.await_carrier(self._sockets.route(), complete.host_name)
             self._records.put(msgspec.structs.replace(record, addresses=complete.addresses, state=READY))
@@ -128,7 +128,6 @@ class Routed:
                 text = "the node has net.ipv4.conf.all.rp_filter on: set it to 0"
                 raise CniError(spec.BAD_CONFIG, f"annotation {asked.SOURCES} cannot be kept", text)
             netns.write_sysctl(f"net/ipv4/conf/{record.host_name}/rp_filter", "0")
-        self._admission.allow(record.host_name, record.sources)
 
     def _plan(self, request: Request) -> Plan | None:
         """That of host-local, where the configuration chooses it. Raises CniError 7."""
@@ -189,7 +188,7 @@ class Routed:
         if owner is None:
             return  # a left-over without a record is found when its name is wanted
         log.warning("host interface taken over name=%s from=%s", name, owner.container_id)
-        self._admission.expel(name, owner.addresses)
+        self._admission.expel(name)
         self._extras.detach(owner)
         self._records.put(msgspec.structs.replace(owner, state=DELETED))
         self._reaper.add(owner.key)
@@ -224,7 +223,7 @@ class Routed:
         try:
             self._extras.detach(record)
             wire.doom_host(self._sockets.route(), record.host_name, addresses)
-            self._admission.expel(record.host_name, addresses)
+            self._admission.expel(record.host_name)
             self._records.put(msgspec.structs.replace(record, state=DELETED))
         except (KernelError, OSError) as error:
             # the record still says "wiring": the next start takes it from there
@@ -239,7 +238,7 @@ class Routed:
         record = self._records.get((request.container_id, request.interface, "")) or self._orphan(request)
         owner = self._records.owner(record.host_name)
         if owner is None or owner.key == record.key:  # else the names are someone else's by now
-            self._admission.expel(record.host_name, record.addresses)
+            self._admission.expel(record.host_name)
             self._extras.detach(record)
             wire.doom_host(self._sockets.route(), record.host_name, record.addresses)
         else:
@@ -291,11 +290,8 @@ class Routed:
     def _faults(self, record: Attachment, inner: int) -> list[str]:
         wiring = _wiring(record)
         faults = wire.host_faults(self._sockets.route(), wiring) + wire.pod_faults(wiring, inner)
-        missing = self._admission.missing(record.host_name, record.addresses)
         faults += self._extras.faults(record)
-        for prefix in self._admission.lacking(record.host_name, record.sources):
-            faults.append(f"{record.host_name} may not speak from {prefix}")
-        return faults + [f"{record.host_name} with {address} is not admitted" for address in missing]
+        return faults + self._admission.missing(speaker_of(record))
 
     # -- GC, STATUS -----------------------------------------------------------------------------------------------
 

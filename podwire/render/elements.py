@@ -24,12 +24,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One element of the set or map `set`; a set's has no `data`."""
+    """One element of the set or map `set`; a set's has no `data`. `end` is the last key of a range."""
 
     set: str
     key: bytes
     data: bytes
     text: str
+    end: bytes = b""
 
 
 def address(text: str) -> Part:
