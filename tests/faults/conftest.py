@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -136,7 +137,7 @@ class Site:
             "links": [name for name in links if name.startswith(("cali", "pw", "ifb", "bwp"))],
             "routes": [line for line in node.space.run("ip", "route").splitlines() if " dev cali" in line],
             "neighbours": [line for line in node.space.run("ip", "neigh").splitlines() if " dev cali" in line],
-            "elements": [line.strip() for line in rules.splitlines() if '"cali' in line and "cali*" not in line],
+            "elements": sorted(set(re.findall(r'"(cali[^"*]+)"', rules))),
             "records": sorted(path.name for path in (state / "attachments").iterdir()),
             "spooled": sorted(path.name for path in (state / "cni-spool").glob("*")),
             "addresses": sorted(self.held()),
