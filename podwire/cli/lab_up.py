@@ -14,8 +14,11 @@ import click
 from podwire.cli.errors import reported
 from podwire.cli.which import not_empty
 from podwire.lab import topology
-from podwire.lab.state import LabState, labs_root
+from podwire.lab.state import LabState, cache_root, labs_root
 from podwire.lab.topology import LabPlan, LabSpec, PlanError
+
+CACHED = "cached"
+"""--kubernetes without a folder."""
 
 
 @click.command()
@@ -47,8 +50,32 @@ from podwire.lab.topology import LabPlan, LabSpec, PlanError
     help="blocks: addresses from blocks that nodes claim through the API. host-local: each node's podCIDR, as files on "
     "the node. [default: blocks; with kubenet host-local]",
 )
+@click.option(
+    "--kubernetes",
+    is_flag=False,
+    flag_value=CACHED,
+    default=None,
+    metavar="[BIN_DIR]",
+    help="Genuine Kubernetes on the nodes: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and "
+    "containerd from BIN_DIR. [default BIN_DIR: where `make kubernetes` puts them]",
+)
+@click.option(
+    "--services",
+    type=click.Choice(topology.SERVICES),
+    default=None,
+    help="With --kubernetes: who makes Services work; with none there is no cluster DNS either. [default: kube-proxy]",
+)
 @click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the nodes to be Ready.")
-def up(name: str, nodes: int | None, config: str, network: str | None, ipam: str | None, wait: float) -> None:
+def up(
+    name: str,
+    nodes: int | None,
+    config: str,
+    network: str | None,
+    ipam: str | None,
+    kubernetes: str | None,
+    services: str | None,
+    wait: float,
+) -> None:
     """Bring a lab up, or make sure that it is: calling it again changes nothing that is right.
 
     \b
@@ -56,9 +83,10 @@ def up(name: str, nodes: int | None, config: str, network: str | None, ipam: str
     podwire lab up --nodes 5 --name five
     podwire lab up --config kind.yaml
     podwire lab up --network kubenet --name kubenet
+    podwire lab up --kubernetes --name genuine
     """
     with reported():
-        plan, asked = plan_of(name, nodes, config, network, ipam)
+        plan, asked = plan_of(name, nodes, config, network, ipam, programs_of(kubernetes), services or "")
         say = progress()
         from podwire.lab.up import up as bring_up
 
@@ -72,7 +100,13 @@ def up(name: str, nodes: int | None, config: str, network: str | None, ipam: str
 
 
 def plan_of(
-    name: str, nodes: int | None, config: str, network: str | None = None, ipam: str | None = None
+    name: str,
+    nodes: int | None,
+    config: str,
+    network: str | None = None,
+    ipam: str | None = None,
+    programs: str = "",
+    services: str = "",
 ) -> tuple[LabPlan, bool]:
     """The plan that flags and file make, and whether they said anything beyond the name. Raises PlanError."""
     spec = LabSpec()
@@ -86,8 +120,15 @@ def plan_of(
         spec = replace(spec, name=name)
     if nodes is not None:
         spec = replace(spec, nodes=topology.default_nodes(nodes))
-    spec = replace(spec, network=network or spec.network, ipam=ipam or spec.ipam)
-    return topology.build(spec), bool(config or nodes is not None or network or ipam)
+    spec = replace(spec, network=network or spec.network, ipam=ipam or spec.ipam, programs=programs, services=services)
+    return topology.build(spec), bool(config or nodes is not None or network or ipam or programs or services)
+
+
+def programs_of(kubernetes: str | None) -> str:
+    """The folder that --kubernetes names, or ""."""
+    if kubernetes is None:
+        return ""
+    return str(cache_root() / "kubernetes/bin" if kubernetes == CACHED else Path(kubernetes).absolute())
 
 
 def read_config(config: str) -> tuple[LabSpec, list[str]]:

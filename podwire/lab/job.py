@@ -14,6 +14,16 @@ from podwire.lab.state import LabState
 from podwire.lab.topology import LabPlan
 
 
+@dataclass(frozen=True, slots=True)
+class Genuine:
+    """Of a lab of genuine Kubernetes: the folders of its programs and of its images, and the descriptor that keeps the
+    latter from being cleared away."""
+
+    programs: Path
+    store: Path
+    held: int
+
+
 @dataclass(slots=True)
 class Job:
     """A lab to carry: `api` is the loopback socket of the host; `cgroup` is empty where cgroups cannot be used."""
@@ -27,6 +37,7 @@ class Job:
     cgroup: str
     report: int
     """A pipe to the command that waits; -1 when it has gone."""
+    genuine: Genuine | None = None
     inside: list[socket.socket] = field(default_factory=list)
     """The API's listening sockets in the control plane's node."""
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from podwire.lab import keeper, kubeconfig, rootfs, syscalls
+from podwire.genuine.settings import BIN
+from podwire.lab import genuinehome, keeper, kubeconfig, rootfs, syscalls
 from podwire.lab.job import Job
 from podwire.lab.keeper import Keeper
 from podwire.lab.kubeconfig import Credentials
@@ -74,10 +75,15 @@ def _be_node(job: Job, node: NodePlan) -> None:
 
 def _run(job: Job, node: NodePlan, log: int) -> None:
     socket.sethostname(node.name)
-    daemons = _daemons(job, node)
+    daemons = genuinehome.daemons(job, node, partial(_run_agent, job, node)) if job.genuine else _daemons(job, node)
     logs = {name: open_log(job.state.logs / f"{node.name}-{name}.log") for name, _ in daemons}
-    steps = rootfs.plan(job.host, node_files(job, node))
+    files = node_files(job, node)
+    if job.genuine:
+        files = genuinehome.node_files(job, job.genuine, node, files)
+    steps = rootfs.plan(job.host, files)
     rootfs.build(steps, job.state.mount_point, rootless=job.host.rootless)
+    if job.genuine:  # what a pod mounts with Bidirectional propagation must be seen by the node, and by other pods
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_SHARED)
     os.environ.clear()
     os.environ.update(environment(node.name))
     kept = Keeper(log=log)
@@ -92,7 +98,7 @@ def environment(node: str) -> dict[str, str]:
     the plugins has a `podwire`, too."""
     own = Path(sys.executable).parent
     return {
-        "PATH": f"{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin",
+        "PATH": f"{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{BIN}:/opt/cni/bin",
         "HOME": "/root",
         "HOSTNAME": node,
         "LANG": "C.UTF-8",

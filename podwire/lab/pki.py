@@ -59,6 +59,13 @@ def wanted(plan: LabPlan) -> list[Wanted]:
         Wanted("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),
         Wanted("admin", "kubernetes-admin", ("system:masters",)),
     ]
+    if plan.genuine:
+        certificates += [
+            Wanted("controller-manager", "system:kube-controller-manager"),
+            Wanted("scheduler", "system:kube-scheduler"),
+            Wanted("kube-proxy", "system:kube-proxy"),
+            Wanted("front-proxy-client", "front-proxy-client"),
+        ]
     for node in plan.nodes:
         user = f"system:node:{node.name}"
         certificates += [
@@ -78,6 +85,16 @@ def ensure(plan: LabPlan, directory: Path) -> None:
     token_key = directory / "token.key"
     if not token_key.exists():
         _write(token_key, secrets.token_bytes(32))
+    if plan.genuine and not (directory / "sa.pub").exists():
+        _signing_key(directory)
+
+
+def _signing_key(directory: Path) -> None:
+    """What a genuine API server signs tokens of service accounts with, and checks them by."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    _write(directory / "sa.key", _key_pem(key))
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    _write(directory / "sa.pub", public)
 
 
 def _authority(directory: Path, lab: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

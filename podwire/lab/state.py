@@ -112,6 +112,11 @@ class LabState:
         return self.directory / "root"
 
     @property
+    def disks(self) -> Path:
+        """An empty directory where a lab of genuine Kubernetes has its nodes' disks (in its own mount namespace)."""
+        return self.directory / "disks"
+
+    @property
     def cgroup(self) -> str:
         """The name of this lab's cgroup; labs kept outside the usual place carry a mark of where they are."""
         usual = Path("/var/lib/podwire/labs")
@@ -130,6 +135,7 @@ class LabState:
             (self.logs, 0o755),
             (self.cluster, 0o700),
             (self.mount_point, 0o755),
+            (self.disks, 0o755),
         ):
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
 

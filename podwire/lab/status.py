@@ -131,6 +131,7 @@ def _weigh(
     pids = {number: name for name, number in state.read_json("nodes.json").items()}
     every = of_lab(supervisor)
     owner = {supervisor.pid: ""}
+    inits = {process.pid for process in every if process.parent == supervisor.pid}
     for process in every:
         if process.pid == supervisor.pid:
             pass
@@ -142,6 +143,8 @@ def _weigh(
             words = process.title.split()
             if len(words) == 3 and words[0] == "podwire":
                 daemons.setdefault(owner[process.pid], set()).add(words[1])
+            elif words and process.parent in inits:
+                daemons.setdefault(owner[process.pid], set()).add(words[0].rpartition("/")[2])
         name = owner[process.pid]
         weights[name] = weights.get(name, 0) + proportional_set_size(process.pid)
     return weights, daemons, len(every)

@@ -18,12 +18,13 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+from podwire.genuine import registry
 from podwire.lab import keeper, nodes, outside, ports, rootless, syscalls, underlay
 from podwire.lab.job import Job
 from podwire.lab.keeper import Keeper
 from podwire.lab.logs import open_log
 from podwire.lab.state import LabError, Supervisor
-from podwire.lab.topology import KUBENET
+from podwire.lab.topology import GATEWAY, KUBENET
 from podwire.lab.underlay import Wiring
 
 _NEW = (
@@ -116,6 +117,8 @@ def _be_supervisor(job: Job) -> None:
 def _close_inherited(job: Job, log: int) -> None:
     """Close what the command had open: its lock and pipes must not live on here."""
     keep = {0, 1, 2, log, job.report, job.api.fileno(), *(opened.sock.fileno() for opened in job.mappings)}
+    if job.genuine:
+        keep.add(job.genuine.held)
     for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if number not in keep:
             with contextlib.suppress(OSError):
@@ -128,8 +131,11 @@ def _run(job: Job, log: int) -> None:
     certificates = keeper.spawn("podwire certificates", partial(_make_certificates, job), log)
     wiring = underlay.build(job.plan)
     plane = job.plan.control_plane
-    addresses = [(plane.address, underlay.API_PORT), (job.plan.api_service, 443)]
-    job.inside = underlay.listen_in(wiring.nodes[plane.name], addresses)
+    if job.genuine:
+        syscalls.mount("podwire-disks", job.state.disks, "tmpfs", 0, "mode=755")
+    else:
+        addresses = [(plane.address, underlay.API_PORT), (job.plan.api_service, 443)]
+        job.inside = underlay.listen_in(wiring.nodes[plane.name], addresses)
     job.tell(step="network between the nodes is there")
     preload()
     if os.waitpid(certificates, 0)[1]:
@@ -179,8 +185,13 @@ def _start_all(job: Job, wiring: Wiring, kept: Keeper, log: int) -> None:
     kept.add("outside", partial(keeper.spawn, "podwire outside", partial(outside.run, wiring.outside), log))
     if job.plan.network == KUBENET:
         kept.add("routes", partial(keeper.spawn, "podwire routes", partial(_run_routes, job), log))
-    if job.mappings:
-        kept.add("ports", partial(keeper.spawn, "podwire ports", partial(ports.run, job.mappings), log))
+    published = list(job.mappings)
+    if job.genuine:
+        published.append(ports.Opened(job.api, (job.plan.control_plane.address, underlay.API_PORT)))
+        images = partial(registry.run, job.genuine.store, GATEWAY)
+        kept.add("images", partial(keeper.spawn, "podwire images", images, log))
+    if published:
+        kept.add("ports", partial(keeper.spawn, "podwire ports", partial(ports.run, published), log))
 
 
 def _run_routes(job: Job) -> None:

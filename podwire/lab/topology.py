@@ -28,6 +28,8 @@ ROUTED, KUBENET, NO_NETWORK = "routed", "kubenet", "none"
 NETWORKS = (ROUTED, KUBENET, NO_NETWORK)
 BLOCKS, HOST_LOCAL = "blocks", "host-local"
 IPAMS = (BLOCKS, HOST_LOCAL)
+KUBE_PROXY, NO_SERVICES = "kube-proxy", "none"
+SERVICES = (KUBE_PROXY, NO_SERVICES)
 
 CONTROL_PLANE = "control-plane"
 WORKER = "worker"
@@ -82,6 +84,8 @@ class LabSpec:
     max_pods: int = 0
     network: str = ""
     ipam: str = ""
+    programs: str = ""
+    services: str = ""
     places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Where (file:line) the keys stand that only the whole can show to be wrong."""
 
@@ -108,6 +112,8 @@ class LabPlan:
     `network`: "routed" is Podwire's own with VXLAN between nodes; "kubenet" a bridge on each node, and a router outside
     of the nodes that knows which podCIDR is whose; "none" leaves the nodes waiting for somebody's CNI plugin.
     `ipam`: addresses from blocks on the API, or from each node's podCIDR by files on the node.
+    `programs`: the folder of genuine Kubernetes' programs; empty for the control plane and kubelets of our own.
+    `services`: who makes Services of a genuine cluster work: kube-proxy, or nobody.
     """
 
     name: str
@@ -117,6 +123,8 @@ class LabPlan:
     node_mask: int = DEFAULT_NODE_MASK
     network: str = ROUTED
     ipam: str = BLOCKS
+    programs: str = ""
+    services: str = ""
     cluster_dns: str = field(default="10.96.0.10")
     api_service: str = field(default="10.96.0.1")
 
@@ -124,6 +132,11 @@ class LabPlan:
     def default_cni(self) -> bool:
         """Whether nodes come with a pod network."""
         return self.network != NO_NETWORK
+
+    @property
+    def genuine(self) -> bool:
+        """Whether it is genuine Kubernetes that runs on the nodes."""
+        return bool(self.programs)
 
     @property
     def control_plane(self) -> NodePlan:
@@ -168,6 +181,7 @@ def build(spec: LabSpec) -> LabPlan:
     network = spec.network or ROUTED
     ipam = spec.ipam or (HOST_LOCAL if network == KUBENET else BLOCKS)
     check_network(network, ipam)
+    services_by = _services(spec)
     default_max = spec.max_pods or DEFAULT_MAX_PODS
     nodes = tuple(_place(name, index, node, specs, default_max) for index, node in enumerate(specs))
     _check_ports(nodes)
@@ -179,6 +193,8 @@ def build(spec: LabSpec) -> LabPlan:
         node_mask=node_mask,
         network=network,
         ipam=ipam,
+        programs=spec.programs,
+        services=services_by,
         cluster_dns=str(services[10]),
         api_service=str(services[1]),
     )
@@ -220,6 +236,16 @@ def check_network(network: str, ipam: str) -> None:
             "--ipam: kubenet gives out the addresses of each node's own podCIDR, which is what host-local does; "
             "leave --ipam out, or take --network routed"
         )
+
+
+def _services(spec: LabSpec) -> str:
+    if not spec.programs:
+        if spec.services:
+            raise PlanError("--services: only a lab with --kubernetes has a choice of who makes Services work")
+        return ""
+    if spec.services and spec.services not in SERVICES:
+        raise PlanError(f"--services: {spec.services!r} is none of {', '.join(SERVICES)}")
+    return spec.services or KUBE_PROXY
 
 
 def _default_mask(pod_subnet: str) -> int:

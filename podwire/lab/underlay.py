@@ -87,7 +87,9 @@ def _make_node(outer: RouteSocket, bridge: int, plan: LabPlan, index: int, node:
         inner.add_address(eth0, f"{node.address}/16")
         inner.add_address(eth0, f"{node.address6}/64")
         inner.add_route("0.0.0.0/0", via=GATEWAY)
-        if node == plan.control_plane:
+        if plan.genuine:
+            pass  # an address of a Service: kube-proxy's business
+        elif node == plan.control_plane:
             inner.add_address(loopback, f"{plan.api_service}/32")
         else:
             inner.add_route(f"{plan.api_service}/32", via=plan.control_plane.address)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from podwire.lab import cgroups, kubeconfig, ports, rootfs, rootless, supervisor
+from podwire.lab import cgroups, genuinehome, kubeconfig, ports, rootfs, rootless, supervisor
 from podwire.lab.api import Reader, Unreachable, is_ready
 from podwire.lab.down import clear_remains
 from podwire.lab.job import Job
@@ -161,8 +161,11 @@ def _prepare(plan: LabPlan, state: LabState, say: Say) -> Job:
         for mount in node.mounts:
             if not Path(mount.host_path).exists():
                 raise LabError(f"extraMounts of {node.name}: hostPath {mount.host_path} does not exist")
+    genuine = genuinehome.prepare(plan, cache, say) if plan.genuine else None
     names = [node.name for node in plan.nodes]
     limits = not without_root and cgroups.create(state.cgroup, names)
+    if not limits and genuine:
+        raise LabError("this machine's cgroups cannot be written: genuine kubelets do not run without")
     if not limits and not without_root:
         say("this machine's cgroups cannot be written: pods run without limits")
     shown = limits or bool(
@@ -183,6 +186,7 @@ def _prepare(plan: LabPlan, state: LabState, say: Say) -> Job:
         mappings=ports.open_mappings(plan),
         cgroup=state.cgroup if limits else "",
         report=-1,
+        genuine=genuine,
     )
 
 
@@ -233,6 +237,8 @@ def _launch(job: Job) -> int:
     finally:
         os.close(writer)
         job.api.close()
+        if job.genuine:
+            os.close(job.genuine.held)
         for opened in job.mappings:
             opened.sock.close()
     return reader
@@ -284,7 +290,8 @@ def _wait(plan: LabPlan, state: LabState, say: Say, begin: float, seconds: float
     finally:
         reader.close()
     if not seen_api:
-        words = _last_words(state, f"{plan.control_plane.name}-control-plane.log", 1)
+        daemon = "kube-apiserver" if plan.genuine else "control-plane"
+        words = _last_words(state, f"{plan.control_plane.name}-{daemon}.log", 1)
         raise LabError(f"after {seconds:.0f} s: {trouble}; see the logs in {state.logs}\n{words}".rstrip())
     say(f"after {seconds:.0f} s: {trouble}; see the logs in {state.logs}")
     return False

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2] / "podwire"
 ROWS: list[set[str]] = [
     {"cli"},
     {"lab"},
+    {"genuine"},
     {"controllers", "kubelet"},
     {"agent", "apiserver", "observe", "install"},
     {"kube", "kernel", "http", "cni"},
@@ -43,6 +44,10 @@ PURE = [
     "install/daemon.py",
     "install/manifests.py",
     "lab/topology.py",
+    "genuine/settings.py",
+    "genuine/components.py",
+    "genuine/objects.py",
+    "genuine/demands.py",
 ]
 OUTSIDE = {"os", "socket", "subprocess", "asyncio", "time", "random", "threading", "ctypes", "logging"}
 

@@ -1,0 +1,163 @@
+"""The first objects of a genuine cluster: name service, and what Podwire's agents may do. Pure.
+
+Sources: kubeadm's CoreDNS manifests (names, RBAC), CoreDNS' plugins kubernetes, cache, template.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from podwire.genuine.settings import DOMAIN
+from podwire.model.gvr import CONFIGMAPS, DEPLOYMENTS, GVR, SERVICEACCOUNTS, SERVICES
+
+Object = dict[str, Any]
+
+CLUSTERROLES = GVR("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+BINDINGS = GVR("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
+
+AGENTS = "podwire:agents"
+"""The group that the agents' certificates name."""
+COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.15.0"
+
+_SYSTEM = "kube-system"
+_ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+_SEE = ["get", "list", "watch"]
+
+COREFILE = f""".:53 {{
+    errors
+    health {{
+        lameduck 5s
+    }}
+    ready
+    kubernetes {DOMAIN} in-addr.arpa ip6.arpa {{
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }}
+    prometheus :9153
+    cache 30
+    loadbalance
+    reload
+    template ANY ANY {{
+        rcode NXDOMAIN
+    }}
+}}
+"""
+"""As kubeadm's, but that no name outside of the cluster is asked of anybody: there is nobody."""
+
+
+def name_service(cluster_ip: str) -> list[tuple[GVR, Object]]:
+    """CoreDNS behind the Service kube-dns."""
+    labels = {"k8s-app": "kube-dns"}
+    role = [
+        _rule([""], ["endpoints", "services", "pods", "namespaces"], ["list", "watch"]),
+        _rule(["discovery.k8s.io"], ["endpointslices"], ["list", "watch"]),
+    ]
+    service = {
+        "selector": labels,
+        "clusterIP": cluster_ip,
+        "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            {"name": "metrics", "port": 9153, "protocol": "TCP", "targetPort": 9153},
+        ],
+    }
+    named = {**labels, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}
+    return [
+        (SERVICEACCOUNTS, _object(SERVICEACCOUNTS, "coredns", _SYSTEM)),
+        (CONFIGMAPS, _object(CONFIGMAPS, "coredns", _SYSTEM, data={"Corefile": COREFILE})),
+        (CLUSTERROLES, _object(CLUSTERROLES, "system:coredns", rules=role)),
+        (BINDINGS, _binding("system:coredns", {"kind": "ServiceAccount", "name": "coredns", "namespace": _SYSTEM})),
+        (SERVICES, _object(SERVICES, "kube-dns", _SYSTEM, labels=named, spec=service)),
+        (DEPLOYMENTS, _object(DEPLOYMENTS, "coredns", _SYSTEM, labels=labels, spec=_deployment(labels))),
+    ]
+
+
+def _deployment(labels: dict[str, str]) -> Object:
+    container = {
+        "name": "coredns",
+        "image": COREDNS_IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["-conf", "/etc/coredns/Corefile"],
+        "resources": {"limits": {"memory": "170Mi"}, "requests": {"cpu": "100m", "memory": "70Mi"}},
+        "ports": [
+            {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+            {"name": "dns-tcp", "containerPort": 53, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": 9153, "protocol": "TCP"},
+        ],
+        "volumeMounts": [{"name": "config-volume", "mountPath": "/etc/coredns", "readOnly": True}],
+        "livenessProbe": {"httpGet": {"path": "/health", "port": 8080}, "initialDelaySeconds": 60, "timeoutSeconds": 5},
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 2},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }
+    spread = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    pod = {
+        "serviceAccountName": "coredns",
+        "priorityClassName": "system-cluster-critical",
+        "dnsPolicy": "Default",
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [
+            {"key": "CriticalAddonsOnly", "operator": "Exists"},
+            {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"},
+        ],
+        "affinity": {
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": spread}]
+            }
+        },
+        "containers": [container],
+        "volumes": [
+            {
+                "name": "config-volume",
+                "configMap": {"name": "coredns", "items": [{"key": "Corefile", "path": "Corefile"}]},
+            }
+        ],
+    }
+    return {
+        "replicas": 2,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": pod},
+    }
+
+
+def agents() -> list[tuple[GVR, Object]]:
+    """What the agents of the lab's nodes may do: read pods and nodes, keep IPAM's state, tell of nodes and pods."""
+    rules = [
+        _rule([""], ["nodes", "pods", "namespaces", "services"], _SEE),
+        _rule([""], ["nodes", "nodes/status", "pods/status"], ["patch", "update"]),
+        _rule(["", "events.k8s.io"], ["events"], ["create", "get", "list", "patch", "update"]),
+        _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], _SEE),
+        _rule(["coordination.k8s.io"], ["leases"], _ALL),
+        _rule(["discovery.k8s.io"], ["endpointslices"], _SEE),
+        _rule(["networking.k8s.io"], ["networkpolicies"], _SEE),
+        _rule(["projectcalico.org", "crd.projectcalico.org"], ["*"], _ALL),
+        _rule(["operator.tigera.io"], ["installations", "installations/status"], _ALL),
+    ]
+    subject = {"kind": "Group", "apiGroup": CLUSTERROLES.group, "name": AGENTS}
+    return [
+        (CLUSTERROLES, _object(CLUSTERROLES, AGENTS, rules=rules)),
+        (BINDINGS, _binding(AGENTS, subject)),
+    ]
+
+
+def _binding(role: str, subject: Object) -> Object:
+    reference = {"apiGroup": CLUSTERROLES.group, "kind": "ClusterRole", "name": role}
+    return _object(BINDINGS, role, roleRef=reference, subjects=[subject])
+
+
+def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> Object:
+    return {"apiGroups": groups, "resources": resources, "verbs": verbs}
+
+
+def _object(gvr: GVR, name: str, namespace: str = "", labels: dict[str, str] | None = None, **fields: Any) -> Object:
+    metadata: Object = {"name": name}
+    if namespace:
+        metadata["namespace"] = namespace
+    if labels:
+        metadata["labels"] = labels
+    return {"apiVersion": gvr.api_version, "kind": gvr.kind, "metadata": metadata, **fields}
