@@ -10,7 +10,7 @@ V2_NEEDED = ("cpu", "cpuset", "memory", "pids")
 
 INOTIFY_PLANE = 12
 INOTIFY_NODE = 10
-"""inotify instances of a control plane (10 seen), and of a node (kubelet 6, containerd 2, kube-proxy 1); pods add none."""
+"""inotify instances of a control plane (10 seen), of a node (kubelet 6, containerd 2, kube-proxy 1); of pods none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _inotify(found: Found, nodes: int) -> list[str]:
         return []
     return [
         f"{nodes} nodes need about {wanted} inotify instances; fs.inotify.max_user_instances is {found.inotify_limit}, "
-        f"of which {found.inotify_used} are in use: set it to {found.inotify_used + wanted} or more, or take fewer nodes"
+        f"of which {found.inotify_used} are in use: set it to {found.inotify_used + wanted}, or take fewer nodes"
     ]
 
 

@@ -45,6 +45,14 @@ class Reader:
         """Every Pod."""
         return list(self.get("/api/v1/pods").get("items") or [])
 
+    def has_default_account(self) -> bool:
+        """Whether pods can be created in the namespace `default`: they need its service account."""
+        try:
+            self.get("/api/v1/namespaces/default/serviceaccounts/default")
+        except Unreachable:
+            return False
+        return True
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()

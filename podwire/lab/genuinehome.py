@@ -1,7 +1,7 @@
 """Nodes of a lab with genuine Kubernetes: what must be there before, their files, and the programs that they keep.
 
 Namespaces, wires, teardown, exec and Podwire's agent are the same as those of a node with the embedded kubelet. A
-node's /var/lib, /var/log, /etc/cni and /opt/cni are its disk: a file system in memory that outlives the node, not the lab.
+node's /var/lib, /var/log, /etc/cni and /opt/cni are its disk: in memory, outliving the node but not the lab.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from podwire.controllers.pool import default_pool
 from podwire.genuine import components, demands, firstobjects, registry, settings, store, waiting
 from podwire.genuine.settings import BIN, CONFIG, HOSTS, KUBELET_CONFIG, PROXY_CONFIG, STORE, Cluster, Machine
 from podwire.kubelet import clusterimages
+from podwire.kubelet.image import ImageError
 from podwire.lab import kubeconfig
 from podwire.lab.job import Genuine, Job
 from podwire.lab.places import CLUSTER, PKI
@@ -55,7 +56,7 @@ def prepare(plan: LabPlan, cache: Path, say: Callable[[str], None]) -> Genuine:
         archive = clusterimages.ensure(cache, programs)
         place = store.ensure(archive, programs, (cache / "kubernetes").resolve(), say)
         return Genuine(programs.resolve(), place, store.hold(place))
-    except (clusterimages.ImageError, store.StoreError) as error:
+    except (ImageError, store.StoreError) as error:
         raise LabError(f"images for genuine Kubernetes: {error}") from error
 
 

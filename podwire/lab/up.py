@@ -281,7 +281,8 @@ def _wait(plan: LabPlan, state: LabState, say: Say, begin: float, seconds: float
                 say("the API answers")
             names = {node["metadata"]["name"] for node in nodes}
             ready = {node["metadata"]["name"] for node in nodes if is_ready(node)}
-            if wanted <= ready or (not plan.default_cni and wanted <= names):
+            enough = wanted <= ready or (not plan.default_cni and wanted <= names)
+            if enough and reader.has_default_account():
                 say("every node is Ready" if wanted <= ready else "nodes wait for a CNI plugin (network none)")
                 return wanted <= ready
             trouble = "not Ready: " + ", ".join(sorted(wanted - ready))
