@@ -3,10 +3,10 @@ PODWIRE := .venv/bin/podwire
 PYTEST := .venv/bin/pytest
 
 # (what each does: make help)
-.PHONY: lab kubectl test test-kubernetes check format bench setup clean help
+.PHONY: lab kubectl kubernetes test test-kubernetes soak check format bench setup clean help
 
 help: ## show the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 17
 
 setup:
 	@tools/setup
@@ -23,11 +23,20 @@ test: ## all tests, on a machine with nothing prepared
 	@tools/setup conformance
 	@tools/run-tests
 
-test-kubernetes: ## the plugin under today's containerd, built from Go modules (minutes, once)
+kubernetes: setup ## the programs of a genuine cluster, built from Go modules into the cache (minutes, once)
+	@tests/kubernetes/build >/dev/null
+
+test-kubernetes: ## the tests on a genuine cluster and under today's containerd, all built here
 	@tools/setup test
 	@tools/setup conformance
 	@tests/kubernetes/build >/dev/null
-	@tools/run-tests tests/kubernetes
+	@tools/run-tests tests/kubernetes -m "not soak"
+
+soak: ## the long runs on a genuine cluster: outages, kills, every network test of Kubernetes (hours)
+	@tools/setup test
+	@tools/setup conformance
+	@tests/kubernetes/build >/dev/null
+	@tools/run-tests tests/kubernetes -m soak
 
 check: setup ## format, lint, types
 	.venv/bin/ruff format --check podwire tests tools bench

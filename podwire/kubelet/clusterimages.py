@@ -5,8 +5,11 @@ stand-ins and loaded images, Kubernetes' own agnhost and pause, and CoreDNS.
 """
 
 import hashlib
+import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +30,14 @@ STAND_INS = (
 )  # fmt: skip
 """Names that the guides, the tests and the lab's demonstrations ask for."""
 _FORMAT = "1"
+_KEPT = 24 * 3600.0
+"""Seconds: another lab may be reading an archive of other content just now."""
 
 
 def ensure(cache: Path, programs: Path, references: Iterable[str] = ()) -> Path:
     """The archive with these images and those of `references`, made if it is not in the cache.
 
-    `programs` is the folder of pause, agnhost and coredns. An archive of other content is removed.
+    `programs` is the folder of pause, agnhost and coredns. Archives that nobody asked for in a day are removed.
     Raises ImageError when a program or the private root is lacking, InvalidReference, OSError.
     """
     wanted = dict.fromkeys(parse(reference).name for reference in (*STAND_INS, *references))
@@ -40,8 +45,11 @@ def ensure(cache: Path, programs: Path, references: Iterable[str] = ()) -> Path:
     place = cache / "kubernetes" / f"images-{_key(found, programs)}.tar"
     if not place.is_file():
         imagewriter.write(place, [*_own(programs, cache), *_copies(found)])
-        for stale in set(place.parent.glob("images-*.tar")) - {place}:
-            stale.unlink(missing_ok=True)
+        for other in place.parent.glob("images-*.tar"):
+            with suppress(FileNotFoundError):
+                if time.time() - other.stat().st_mtime > _KEPT:
+                    other.unlink()
+    os.utime(place)
     return place
 
 
