@@ -22,6 +22,7 @@ from podwire.ipam import ahead, pools
 from podwire.ipam.blocks import Attribute, Block, Reserved
 from podwire.ipam.commit import Commit
 from podwire.ipam.fill import Fill
+from podwire.ipam.handles import Marks
 from podwire.ipam.ledger import Ledger, Spot
 from podwire.ipam.placing import Placing
 from podwire.ipam.pools import FAMILY, WIDTH, PoolError
@@ -50,7 +51,8 @@ class Allocator:
     `pod_cidrs` are the node's own podCIDRs, `network` the CNI network's name, part of every pod's handle. `pools`,
     `reservations`, `config` and `fill` give what the caller already watches; without them pools are listed for every
     new block, nothing is reserved, the configuration is read when needed, and no block is claimed before the present
-    one is full. Nothing is claimed ahead before `adopt`.
+    one is full. Nothing is claimed ahead before `adopt`. `instance` marks what this process writes; no two lives of a
+    node may share one.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Allocator:
         fill: Fill | None = None,
         now: Callable[[], str] = _now,
         clock: Callable[[], float] = time.monotonic,
+        instance: str = "",
     ) -> None:
         self._api = api
         self._node = node
@@ -77,7 +80,8 @@ class Allocator:
         self._reservations = reservations
         self._now = now
         self._clock = clock
-        mark = {"node": node, "type": ahead.TYPE, "instance": uuid.uuid4().hex[:12], "timestamp": now()}
+        instance = instance or uuid.uuid4().hex[:12]
+        mark = {"node": node, "type": ahead.TYPE, "instance": instance, "timestamp": now()}
         self.stock = ahead.Stock(Attribute.of(ahead.handle_of(node), mark))
         self._ledger = Ledger(api, node, self.stock.saw)
         self._room = Room(api, node, self._ledger, reserved=self._reserved, config=config, now=now, clock=clock)
@@ -85,7 +89,7 @@ class Allocator:
         self._fill = fill
         if fill is not None:
             fill.listeners.append(self._yield)
-        self._commit = Commit(api, self._ledger, self.stock, self._room, self._placing, self._choose)
+        self._commit = Commit(api, self._ledger, self.stock, self._room, self._placing, self._choose, Marks(instance))
         self._commit.pools = lambda: self._pools
         self.describe([*([pod_cidr] if pod_cidr else []), *pod_cidrs], labels or {})
         self._loaded = False

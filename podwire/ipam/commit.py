@@ -28,13 +28,22 @@ class Commit:
     """The rounds of one allocator; one at a time. `dirty` are handles to be lowered, `tried` those for which nothing
     was got: they are lowered unless somebody else got something meanwhile."""
 
-    def __init__(self, api: Api, ledger: Ledger, stock: Stock, room: Room, placing: Placing, choose: Choose) -> None:
+    def __init__(
+        self,
+        api: Api,
+        ledger: Ledger,
+        stock: Stock,
+        room: Room,
+        placing: Placing,
+        choose: Choose,
+        marks: handles.Marks,
+    ) -> None:
         self._api = api
         self._ledger = ledger
         self._stock = stock
         self._room = room
         self._placing = placing
-        self._writing = Writing(api, ledger, stock, placing)
+        self._writing = Writing(api, ledger, stock, placing, marks)
         self._choose = choose
         self.pools: Callable[[], Iterable[IPPool]] = tuple
         self.dirty: set[str] = set()

@@ -22,13 +22,13 @@ from podwire.model.api import Api, ApiError
 class Writing:
     """For one allocator."""
 
-    def __init__(self, api: Api, ledger: Ledger, stock: Stock, placing: Placing) -> None:
+    def __init__(self, api: Api, ledger: Ledger, stock: Stock, placing: Placing, marks: handles.Marks) -> None:
         self._api = api
         self._ledger = ledger
         self._stock = stock
         self._placing = placing
         self.problem: Exception | None = None
-        self.marks = handles.Marks()
+        self.marks = marks
         self._noted: dict[Cidr, int] | None = None  # what the stored handle of the stock counts, where known
 
     async def raise_own(self) -> Exception | None:

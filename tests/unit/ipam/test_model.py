@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -169,66 +168,6 @@ TestCluster.settings = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
-
-
-# -- every order of two nodes' calls ------------------------------------------------------------------------------
-
-
-class StepApi(FakeApi):
-    """Each call waits until the test lets its node go one step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: dict[str, asyncio.Future[None]] = {}
-
-    def of(self, node: str) -> Any:
-        api = self
-
-        class Mine:
-            def __getattr__(self, name: str) -> Any:
-                async def call(*args: Any, **kwargs: Any) -> Any:
-                    gate = asyncio.get_running_loop().create_future()
-                    while node in api.waiting:
-                        await asyncio.sleep(0)
-                    api.waiting[node] = gate
-                    await gate
-                    return await getattr(api, name)(*args, **kwargs)
-
-                return call
-
-        return Mine()
-
-
-async def _ordered(order: Iterator[int]) -> tuple[dict[str, str], dict[str, str]]:
-    """Two nodes want two addresses each of a pool of two blocks of two; `order` says who goes next."""
-    api = StepApi()
-    await api.create(IPPOOLS, default_pool("10.244.0.0/30", block_size=31))
-    told: dict[str, str] = {}
-
-    async def life(node: str) -> None:
-        allocator = Allocator(api.of(node), node)
-        for number in range(2):
-            handle = f"{node}.{number}"
-            (told[handle],) = await allocator.assign(Wish(handle, POD))
-
-    lives = [asyncio.ensure_future(life(node)) for node in "ab"]
-    while not all(task.done() for task in lives):
-        ready = sorted(api.waiting)
-        if ready:
-            api.waiting.pop(ready[next(order, 0) % len(ready)]).set_result(None)
-        for _ in range(6):
-            await asyncio.sleep(0)
-    await asyncio.gather(*lives)
-    return told, stored(api)
-
-
-@pytest.mark.parametrize("bits", range(0, 1 << 9, 8))
-async def test_every_order_of_the_first_steps(bits: int) -> None:
-    for low in range(8):
-        order = [(bits | low) >> at & 1 for at in range(9)] * 3
-        told, held = await _ordered(iter(order))
-        assert len(told) == 4 == len(set(told.values()))
-        assert held == {address: handle for handle, address in told.items()}
 
 
 # -- storm and scale ----------------------------------------------------------------------------------------------
