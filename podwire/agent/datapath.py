@@ -87,6 +87,17 @@ class NodeDatapath:
         for delta in (self._links, self._nat, self._routes, self._addresses, self._neighbours, self._fdb):
             delta.doubt()
 
+    def tables(self) -> dict[str, Delta[str, Any]]:
+        """Each table by its name, for looking at while another thread may apply."""
+        return {
+            "links": self._links,
+            "addresses": self._addresses,
+            "fdb": self._fdb,
+            "neighbours": self._neighbours,
+            nft_nat.TABLE: self._nat,
+            "routes": self._routes,
+        }
+
     def apply(self, wanted: Desired) -> list[KernelError]:
         """Make it so; what failed. The rest is done nevertheless."""
         try:

@@ -80,6 +80,11 @@ class OwnedElements:
         self.put(owner, frozenset())
         return True
 
+    def held(self) -> dict[str, list[str]]:
+        """What each owner has there, in words."""
+        with self._guard:
+            return {owner: sorted(f"{r.set} {r.text}" for r in rows) for owner, rows in self._owned.items()}
+
     def faults(self, rows: Iterable[Row]) -> list[str]:
         """Which of the rows the kernel lacks, in words. Raises KernelError."""
         wanted = list(rows)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from podwire.agent import families
 from podwire.agent.datapath import Desired, desired
 from podwire.agent.health import Health
+from podwire.agent.journal import Journal
 from podwire.calc.routes import RouteCalc
 from podwire.ipam.fill import Fill
 from podwire.kernel.netlink import KernelError
@@ -81,6 +82,7 @@ class Loop:
         self.nodes: dict[str, Node] = {}
         self.pools: dict[str, IPPool] = {}
         self.fill = Fill(lambda: self.pools.values())
+        self.journal = Journal(time.time)
         self.version = 0
         self._told = asyncio.Condition()
         self.applied = asyncio.Event()
@@ -131,12 +133,13 @@ class Loop:
             self._news.clear()
             unapplied, self._oldest = unapplied or self._oldest, 0.0
             self._drain()
+            known = all(kind.in_sync for kind in self._kinds)
+            changes = self._calc.flush() if known else None  # at once: a dump has what is told and what came of it
             self.version += 1
             async with self._told:
                 self._told.notify_all()
-            if not all(kind.in_sync for kind in self._kinds):
+            if not known:
                 continue
-            changes = self._calc.flush()
             doubtful, self._doubtful = self._doubtful, False
             if doubtful:
                 self._datapath.doubt()
@@ -156,7 +159,10 @@ class Loop:
         for kind in self._kinds:
             waiting, kind.waiting = kind.waiting, {}
             for name, value in waiting.items():
+                self.journal.told(kind.gvr.plural, name, value)
                 kind.sink(name, value)
+            if kind.in_sync:
+                self.journal.synced(kind.gvr.plural)
 
     async def _apply(self, wanted: Desired, since: float, pause: float) -> float:
         """The pause before the next attempt, 0 when all is applied."""
