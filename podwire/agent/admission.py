@@ -101,6 +101,14 @@ class Admission:
             if error.errno != ENOENT:
                 raise
 
+    def held(self) -> dict[str, list[str]]:
+        """What each interface may be, as elements of sets, in words."""
+        with self._guard:
+            return {
+                name: sorted(f"{row.set} {row.text}" for row in nft_admission.rows(endpoint))
+                for name, endpoint in self._members.items()
+            }
+
     def missing(self, endpoint: Endpoint) -> list[str]:
         """What the kernel lacks of it, in words. Raises KernelError."""
         wanted = sorted(nft_admission.rows(endpoint), key=lambda row: (row.set, row.text))

@@ -73,7 +73,7 @@ async def document(parts: Parts) -> bytes:
     began = time.time()
     calculated = calculation(parts.calculator, parts.config.node_name, parts.names, parts.loop.journal.document())
     ipam = _ipam(parts.allocator())
-    now = asyncio.get_running_loop().time()
+    now, metrics = time.monotonic(), parts.health.figures.text().splitlines()
     watches = {
         resource: {**plain(tally), "last": round(now - tally.last, 3) if tally.last else None}
         for resource, tally in tallies.tallies.items()
@@ -100,7 +100,7 @@ async def document(parts: Parts) -> bytes:
             "ipam": ipam,
             "seen": redact.tree(plain(look(parts.config))),
             "log": parts.recent.lines(),
-            "metrics": parts.health.figures.text().splitlines(),
+            "metrics": metrics,
         }
 
     found = await asyncio.to_thread(rest)

@@ -10,9 +10,11 @@ from podwire.agent.figures import COUNTER, GAUGE, HISTOGRAM, Family
 _QUICK = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-READY = Family("podwire_ready", GAUGE, "1 while the agent is ready: every engine has applied everything known.")
+READY = Family(
+    "podwire_ready", GAUGE, "Whether the agent is ready (1) or not (0): every engine has applied everything known."
+)
 PART_READY = Family(
-    "podwire_part_ready", GAUGE, "1 while this part of the agent is ready; /readyz says why one is not.", ("part",)
+    "podwire_part_ready", GAUGE, "Whether this part of the agent is ready (1) or not (0); /readyz says why.", ("part",)
 )
 BUILD = Family(
     "podwire_build_info", GAUGE, "Always 1; the labels tell what runs here.", ("version", "python", "kernel")

@@ -48,6 +48,10 @@ class FloatingAddresses:
         self._made = False
         self._guard = threading.Lock()
 
+    def held(self) -> dict[str, list[str]]:
+        """Rows of the table by their owner."""
+        return self._elements.held()
+
     def restore(self, wanted: Mapping[str, Floats]) -> None:
         """At the start: the table holds exactly this; silent when it does, or when there is neither."""
         with self._guard:

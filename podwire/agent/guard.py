@@ -90,6 +90,16 @@ class Guard:
         self._masked: set[str] = set()
         self._subnets: set[str] = set()
 
+    def held(self) -> dict[str, list[str]]:
+        """Ports that are governed, those still closed after their pod, and what is masqueraded."""
+        with self._guard:
+            return {
+                "members": sorted(map(str, self._members)),
+                "closing": sorted(self._closing),
+                "masked": sorted(self._masked),
+                "subnets": sorted(self._subnets),
+            }
+
     def restore(self, records: Iterable[Attachment], present: Container[str]) -> None:
         """After a start: the tables hold what the records say, and are left as they are when they do.
 

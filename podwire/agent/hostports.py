@@ -57,6 +57,10 @@ class HostPorts:
         self._forgetter = Forgetter()
         self._guard = threading.Lock()
 
+    def held(self) -> dict[str, list[str]]:
+        """Rows of the table by their owner."""
+        return self._elements.held()
+
     def restore(self, wanted: Mapping[str, Ports]) -> None:
         """At the start, when routes to the pods stand: the table holds exactly this; silent when it does."""
         with self._guard:

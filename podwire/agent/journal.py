@@ -16,11 +16,12 @@ import msgspec
 from podwire.model.block import IPAMBlock
 from podwire.model.gvr import IPAMBLOCKS, IPPOOLS, NODES
 from podwire.model.ippool import IPPool
-from podwire.model.node import IPV4_ADDRESS, VXLAN_MAC, VXLAN_TUNNEL, Node
+from podwire.model.node import Node
 
 ENTRIES = 1000
 
-_ANNOTATIONS = (IPV4_ADDRESS, VXLAN_TUNNEL, VXLAN_MAC)
+_DOMAIN = "projectcalico.org/"
+"""Annotations under it tell of nodes' addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,12 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def slim_node(node: Node) -> dict[str, Any]:
-    told = {name: node.metadata.annotations[name] for name in _ANNOTATIONS if name in node.metadata.annotations}
+    """Without labels and foreign annotations."""
+    told = {name: text for name, text in node.metadata.annotations.items() if name.startswith(_DOMAIN)}
     return {
         "metadata": {"name": node.name, "annotations": told},
-        "spec": {"podCIDRs": list(node.pod_cidrs)},
-        "status": {"addresses": [{"type": a.type, "address": a.address} for a in node.status.addresses]},
+        "spec": msgspec.to_builtins(node.spec),
+        "status": msgspec.to_builtins(node.status),
     }
 
 

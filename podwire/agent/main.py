@@ -9,11 +9,12 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from podwire.agent import bridgerepair, kubenet, mtu, points, process, recovery, roletable, scrape
+from podwire.agent import bridgerepair, dump, kubenet, mtu, points, process, recovery, roletable, scrape
 from podwire.agent import health as health_page
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
@@ -34,6 +35,7 @@ from podwire.agent.guard import Guard
 from podwire.agent.health import Health
 from podwire.agent.hostports import HostPorts
 from podwire.agent.ipamwatch import IpamSettings
+from podwire.agent.logs import Recent
 from podwire.agent.loop import Loop
 from podwire.agent.pods import PodApi, Pods
 from podwire.agent.readiness import Readiness
@@ -58,6 +60,7 @@ from podwire.model.address import Cidr
 from podwire.model.api import Api
 from podwire.model.ippool import IPPool
 from podwire.model.node import Node
+from podwire.render import nft_admission, nft_bridge, nft_floating, nft_hostports
 from podwire.render.routing import Names
 
 log = logging.getLogger(__name__)
@@ -93,8 +96,14 @@ class Agent:
         self._files = Files()
         self._pod_cidr = kubenet.PodCidr(config.state_dir / "podcidr.json")
         self._reaper = Reaper(self._records, self._sockets, self._release)
-        floating = FloatingAddresses(Nft(), self._sockets)
-        self._extras = Extras(HostPorts(Nft(), self._sockets), floating, self._sockets, self._reaper.wake)
+        floating, ports = FloatingAddresses(Nft(), self._sockets), HostPorts(Nft(), self._sockets)
+        self._extras = Extras(ports, floating, self._sockets, self._reaper.wake)
+        self._elements = {
+            nft_admission.TABLE: self._admission.held,
+            nft_bridge.BRIDGE: self._guard.held,
+            nft_hostports.TABLE: ports.held,
+            nft_floating.TABLE: floating.held,
+        }
         parts = roletable.Parts(
             config,
             self._records,
@@ -116,12 +125,14 @@ class Agent:
         self._spool = Spool(config.spool, self._attacher.serve)
         self._calls = Calls(self._spool.serve, self.health.figures)
         self._socket = CniSocket(config.socket, self._calls.serve, self._attacher.arrive)
+        self._recent = Recent()
         self.health.figures.sources.extend(self._figures())
 
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
         self._event_loop = asyncio.get_running_loop()
         sys.setswitchinterval(SWITCH_SECONDS)
+        logging.getLogger().addHandler(self._recent)
         await asyncio.to_thread(self._take_over)
         server = await health_page.listen(self.health, self._config.health_port)
         names = await asyncio.to_thread(self._names)
@@ -134,6 +145,7 @@ class Agent:
         enrolment = Enrolment(
             self._api, self._config.node_name, self._config.node_ip, loop, self.health, settings, self._open_attacher
         )
+        debug = await dump.listen(self._looked_at(loop, calc, names, datapath))
         self.health.good("start")  # by now the others have said what they wait for
         running = asyncio.get_running_loop()
 
@@ -162,8 +174,25 @@ class Agent:
             if self._collection is not None:
                 self._collection.cancel()
             await server.close()
+            await debug.close()
+            dump.socket_of(self._config).unlink(missing_ok=True)
             await asyncio.to_thread(repair.stop)
             await asyncio.to_thread(self._stop)
+            logging.getLogger().removeHandler(self._recent)
+
+    def _looked_at(self, loop: Loop, calc: RouteCalc, names: Names, datapath: NodeDatapath) -> dump.Parts:
+        return dump.Parts(
+            self._config,
+            self.health,
+            self._records,
+            loop,
+            calc,
+            names,
+            datapath,
+            self._recent,
+            lambda: self._allocator,
+            self._elements,
+        )
 
     def _figures(self) -> list[Source]:
         """What is counted when somebody scrapes."""
@@ -172,8 +201,9 @@ class Agent:
             process.samples,
             lambda: scrape.readiness(self.health),
             lambda: scrape.calls(self._calls),
+            self._recent.samples,
             scrape.kernel,
-            lambda: scrape.watches(asyncio.get_running_loop().time()),
+            lambda: scrape.watches(time.monotonic()),
             lambda: scrape.endpoints(self._records.all(), self._config.spool),
             lambda: scrape.pools(self._known_pools(), self._loop.fill) if self._loop is not None else (),
             lambda: scrape.blocks(self._known_pools(), self._allocator) if self._allocator is not None else (),

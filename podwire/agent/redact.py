@@ -7,7 +7,7 @@ from typing import Any
 
 HIDDEN = "(redacted)"
 
-_WORDS = r"(?:token|password|passwd|secret|client[-_]key(?:[-_]data)?|private[-_]?key|authorization)"
+_WORDS = r"(?:token|password|passwd|secret|client[-_]?key(?:[-_]?data)?|private[-_]?key|authorization)"
 _NAMED = re.compile(rf"\A[\w.-]*{_WORDS}\Z", re.IGNORECASE)
 _TEXTS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"

@@ -17,6 +17,7 @@ VERBS = {
     "cni": ("podwire.cli.cni", "cni", "The CNI plugin's files on one node."),
     "ipam": ("podwire.cli.ipam", "ipam", "Addresses of pods: who has them, and whether that is right."),
     "node": ("podwire.cli.node", "node", "What a node's agent has on record, and what its kernel holds."),
+    "debug": ("podwire.cli.debug", "debug", "Look into a running agent: everything it knows, and why."),
     "bench": ("podwire.cli.bench", "bench", "Measure, and write the figures as JSON."),
 }
 

@@ -49,6 +49,11 @@ def read(family: str, table: str) -> str | None:
         raise
 
 
+def version() -> str:
+    """What `nft --version` says. Raises NftError."""
+    return _call(["--version"], "").strip()
+
+
 def delete(family: str, table: str) -> None:
     """Remove the table if it exists."""
     if read(family, table) is not None:

@@ -15,7 +15,7 @@ from podwire.agent.replay import CALCULATORS, ReplayError, replay
 from podwire.model.block import AllocationAttribute, IPAMBlock, IPAMBlockSpec
 from podwire.model.ippool import IPPool, IPPoolSpec
 from podwire.model.meta import Meta
-from podwire.model.node import IPV4_ADDRESS, VXLAN_TUNNEL, Node, NodeAddress, NodeSpec, NodeStatus
+from podwire.model.node import IPV4_ADDRESS, VXLAN_TUNNEL, VXLAN_TUNNEL6, Node, NodeAddress, NodeSpec, NodeStatus
 from podwire.render.routing import Names
 
 NAMES = ("n0", "n1", "n2", "n3")
@@ -32,6 +32,8 @@ def nodes(draw: Any, name: str) -> Node:
         )
     if draw(st.booleans()):
         annotations[VXLAN_TUNNEL] = draw(st.sampled_from([f"10.244.{number}.0", f"10.245.{number}.1", ""]))
+    if draw(st.booleans()):
+        annotations[VXLAN_TUNNEL6] = draw(st.sampled_from([f"fd01::{number}:0", ""]))
     addresses = draw(st.lists(st.sampled_from([f"172.18.0.{number + 2}", "fd00::1", "198.51.100.7"]), max_size=2))
     return Node(
         Meta(name=name, annotations=annotations, labels={"x": "y"}),
@@ -64,7 +66,7 @@ def blocks(draw: Any, name: str) -> IPAMBlock:
     nodes = draw(st.lists(st.sampled_from([*NAMES, ""]), max_size=3))
     attributes = [AllocationAttribute("h", {"node": node} if node else None) for node in nodes]
     allocations = draw(st.lists(st.one_of(st.none(), st.integers(-1, 3)), max_size=10))
-    cidr = draw(st.sampled_from([f"10.244.{name[1:]}.0/30", f"10.244.{name[1:]}.4/32", "fd01::/122", "nonsense"]))
+    cidr = draw(st.sampled_from([f"10.244.{name[1:]}.0/30", f"10.244.{name[1:]}.4/32", "fd01::1:0/122", "nonsense"]))
     spec = IPAMBlockSpec(cidr, owner, allocations, attributes, deleted=draw(st.booleans()))
     return IPAMBlock(Meta(name=name), spec)
 
