@@ -41,7 +41,7 @@ class Module:
     """The Go module that is meant by it; its version, as in go.mod, replaces `$VERSION` in `link`."""
     tags: str = ""
     link: str = ""
-    gigabytes: float = 1
+    gigabytes: float = 0.6
     """Of disk for the program and Go's caches, when nothing is in them."""
 
     @property
@@ -87,7 +87,7 @@ MODULES = (
         "k8s.io/kubernetes",
         # else they carry a placeholder, and clients distrust it
         link=f"-X {_V}.gitVersion=$VERSION -X {_V}.gitMajor=1 -X {_V}.gitMinor=36 -X {_V}.gitTreeState=clean",
-        gigabytes=5,
+        gigabytes=6,
     ),
     Module(
         "../conformance/go",

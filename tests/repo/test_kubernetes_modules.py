@@ -139,7 +139,7 @@ def test_a_module_that_cannot_be_had(bench: Bench) -> None:
 
 def test_too_small_a_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2e9))
-    with pytest.raises(BuildError, match=r"has 2\.0 GB free, and what is to be built may take 5\.0.*PODWIRE_CACHE"):
+    with pytest.raises(BuildError, match=r"has 2\.0 GB free, and what is to be built may take 6\.0.*PODWIRE_CACHE"):
         build(bench.folder, ["kubelet"])
     assert not bench.calls.read_text()
 
