@@ -2,7 +2,7 @@
 
 What is found once is only suspected. It is freed when it was found for the whole grace period (at once when its node is
 gone and its pod too), and only after pod, node and block were read again from the API. What this node's own records
-know as attached is never suspected. Nodes that vanished are the task of the first live node in order of names.
+know as attached is never suspected. Nodes that vanished are the task of the one that is elected (`duties`).
 Source: Calico's IPAM garbage collection (rules and times).
 """
 
@@ -36,7 +36,8 @@ Holding = tuple[Cidr, str, Attribute]  # block, address, who holds it
 
 class Collector:
     """For one node. `live` gives the handles that the node's records know, whatever their state; `grace` is in seconds,
-    0 switches the collection for live nodes off."""
+    0 switches the collection for live nodes off. `leads` says whether nodes that vanished are its task now; `tends`
+    that the allocator is a live node's."""
 
     def __init__(
         self,
@@ -47,6 +48,8 @@ class Collector:
         *,
         grace: float = 900.0,
         clock: Callable[[], float] = time.monotonic,
+        leads: Callable[[], bool] = lambda: False,
+        tends: bool = True,
     ) -> None:
         self._api = api
         self._node = node
@@ -54,6 +57,8 @@ class Collector:
         self._live = live
         self._grace = grace
         self._clock = clock
+        self._leads = leads
+        self._tends = tends
         self._since: dict[tuple[str, str], float] = {}  # (what, name) → since when it is suspected
 
     async def run(self) -> None:
@@ -63,7 +68,8 @@ class Collector:
         while True:
             await asyncio.sleep(TEND_SECONDS)
             try:
-                await self._allocator.tend()
+                if self._tends:
+                    await self._allocator.tend()
                 if self._clock() >= due:
                     due = self._clock() + period
                     for handle in await self.once():
@@ -75,7 +81,7 @@ class Collector:
         """One pass; the handles freed. Raises ApiError, IpamError, Lost."""
         blocks = await stored.read_all(self._api)
         nodes = {item["metadata"]["name"] for item in (await self._api.list(NODES))[0]}
-        first = self._node == min(nodes, default="")
+        first = self._leads()
         seen: set[tuple[str, str]] = set()
         freed = []
         for handle, held in _by_handle(blocks).items():

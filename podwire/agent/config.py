@@ -21,10 +21,11 @@ class AgentConfig:
     """Everything the agent is told. Paths are the node's; `mtu` is that of pods (bytes; 0: as the datapath
     in use allows); `leak_grace` is for how long an address must look unused before it is freed (seconds; 0: never while
     its node lives). `network` is routed or kubenet, `ipam` blocks or host-local: what the installed CNI configuration
-    asks for. `floating_ips` and `source_prefixes` let pods ask for such by annotation. Without a `kubeconfig` file the
-    identity is the `service_account` of the pod that this process runs in; `api_server` (https://HOST:PORT) is then
-    where the API is, if not at the kubernetes Service. `proc_sys` is where sysctls can be written: a container's own
-    /proc/sys is read-only. With `set_aside` other plugins' CNI configurations make way."""
+    asks for. `cluster_duties` makes this agent a candidate for what one process does for all nodes (see `duties`; its
+    Lease is in `lease_namespace`). `floating_ips` and `source_prefixes` let pods ask for such by annotation. Without a
+    `kubeconfig` file the identity is the `service_account` of the pod that this process runs in; `api_server`
+    (https://HOST:PORT) is then where the API is, if not at the kubernetes Service. `proc_sys` is where sysctls can be
+    written: a container's own /proc/sys is read-only. With `set_aside` other plugins' CNI configurations make way."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -44,6 +45,8 @@ class AgentConfig:
     ipam: str = "blocks"
     floating_ips: bool = True
     source_prefixes: bool = False
+    cluster_duties: bool = True
+    lease_namespace: str = "kube-system"
     service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     api_server: str = ""
     proc_sys: Path = Path("/proc/sys")

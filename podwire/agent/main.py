@@ -14,7 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from podwire.agent import bridgerepair, dump, kubenet, mtu, points, process, recovery, roletable, scrape
+from podwire.agent import (
+    bridgerepair,
+    dump,
+    duties,
+    identity,
+    kubenet,
+    mtu,
+    points,
+    process,
+    recovery,
+    roletable,
+    scrape,
+)
 from podwire.agent import health as health_page
 from podwire.agent.admission import Admission
 from podwire.agent.attach import Attacher
@@ -52,10 +64,9 @@ from podwire.ipam.layout import FoundApi
 from podwire.kernel import netlink, netns, reconcile
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.tables import Nft
-from podwire.kube import incluster, kubeconfig, tallies
+from podwire.kube import tallies
 from podwire.kube.client import Client
 from podwire.kube.events import record
-from podwire.kube.kubeconfig import Cluster
 from podwire.model.address import Cidr
 from podwire.model.api import Api
 from podwire.model.ippool import IPPool
@@ -90,6 +101,7 @@ class Agent:
         self._allocator: Allocator | None = None
         self._pods = Pods(api, config.node_name)
         self._sockets = Sockets()
+        self._elector = duties.elector(api, config, config.node_name) if config.cluster_duties else None
         self._records = Attachments(config.attachments)
         self._admission = Admission(Nft(), self._sockets.elements)
         self._guard = Guard(Nft(), self._sockets.elements)
@@ -170,6 +182,8 @@ class Agent:
                 tasks.create_task(settings.run(), name="ipam-settings")
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
+                if self._elector is not None:
+                    tasks.create_task(self._elector.run(), name="elector")
         finally:
             if self._collection is not None:
                 self._collection.cancel()
@@ -216,6 +230,9 @@ class Agent:
         self._uplink_mtu = link.mtu if link is not None else mtu.DEFAULT
         size = config.mtu or mtu.tunnel(self._uplink_mtu, config.node_ip)
         return Names(uplink=name, vni=config.vxlan_vni, port=config.vxlan_port, mtu=size)
+
+    def _leads(self) -> bool:
+        return self._elector is not None and self._elector.leads()
 
     def _pod_mtu(self) -> int:
         return self._config.mtu or mtu.pods(self._uplink_mtu, self._known_pools(), self._config.node_ip)
@@ -292,6 +309,7 @@ class Agent:
             allocator,
             lambda: {record.handle for record in self._records.all()},
             grace=self._config.leak_grace,
+            leads=self._leads,
         )
         self._collection = asyncio.create_task(collector.run(), name="collector")
 
@@ -366,7 +384,7 @@ def prefer() -> None:
 
 async def _run(config: AgentConfig) -> None:
     netns.place_sysctls(config.proc_sys)
-    client = Client(await _identity(config), user_agent="podwire-agent")
+    client = Client(await identity.find(config), user_agent="podwire-agent")
     task = asyncio.ensure_future(Agent(config, client).serve())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -376,14 +394,3 @@ async def _run(config: AgentConfig) -> None:
         log.info("agent stopped node=%s", config.node_name)
     finally:
         await client.close()
-
-
-async def _identity(config: AgentConfig) -> Cluster:
-    """Who we are to the API: a kubeconfig, else the service account of our pod. Waits until something else puts one in
-    place. Raises KubeconfigError for one that cannot be used."""
-    while True:
-        if config.kubeconfig.exists():
-            return kubeconfig.load(config.kubeconfig)
-        if (config.service_account / "token").exists():
-            return incluster.cluster(config.api_server, config.service_account)
-        await asyncio.sleep(0.1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from podwire.agent.collector import Collector
+from podwire.agent.duties import NOBODY
 from podwire.ipam import blocks
 from podwire.ipam.claims import Allocator
 from podwire.ipam.crds import default_pool
@@ -38,8 +39,14 @@ class World:
         await self.api.create(NODES, {"metadata": {"name": name}})
         allocator = self.allocators[name] = Allocator(self.api, name, clock=self.clock)
         live = self.live[name] = set()
-        self.collectors[name] = Collector(self.api, name, allocator, lambda: live, grace=GRACE, clock=self.clock)
+        self.collectors[name] = Collector(
+            self.api, name, allocator, lambda: live, grace=GRACE, clock=self.clock, leads=lambda: self.leads(name)
+        )
         return allocator
+
+    def leads(self, name: str) -> bool:
+        """Whoever is alive and first in order of names."""
+        return name == min(obj["metadata"]["name"] for obj in self.api.objects(NODES))
 
     async def pod(self, node: str, name: str, *, record: bool = True, phase: str = "Running", told: bool = True) -> str:
         """A pod with an address; `record`: the node knows it, `told`: the API knows the address."""
@@ -133,6 +140,22 @@ async def test_a_pod_that_appears_between_scan_and_release_is_spared(world: Worl
         "Late", (), {"__getattr__": lambda _, name: get if name == "get" else getattr(world.api, name)}
     )()
     assert await collector.once() == [] and asked == 2 and address in world.held()
+
+
+async def test_a_process_that_is_no_node_collects_what_vanished_nodes_held(world: World) -> None:
+    stays, goes = await world.pod("a", "stays", record=False), await world.pod("b", "goes")
+    await world.api.delete(NODES, "b")
+    await world.api.delete(PODS, "goes", "d", grace=0)
+    elected = False
+    allocator = Allocator(world.api, NOBODY, clock=world.clock)
+    alone = Collector(world.api, NOBODY, allocator, set, clock=world.clock, leads=lambda: elected, tends=False)
+    assert await alone.once() == [] and {stays, goes} <= world.held().keys()
+    elected = True
+    assert await alone.once() == ["k8s-pod-network.b-goes"]
+    await alone.once()
+    assert stays in world.held() and goes not in world.held()
+    assert {obj["spec"]["node"] for obj in world.api.objects(BLOCKAFFINITIES)} == {"a"}
+    await allocator.close()
 
 
 async def test_a_node_that_vanished(world: World) -> None:

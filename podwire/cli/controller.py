@@ -1,0 +1,26 @@
+"""`podwire controller`: the cluster-wide duties as a process of their own, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--config", default="/etc/podwire/agent.toml", show_default=True, metavar="FILE", help="The agent's.")
+def controller(config: str) -> None:
+    """Free what nodes that vanished held: addresses, blocks, handles. Of several such processes, and of the agents that
+    have cluster_duties on, the one that holds the Lease podwire-controller does it.
+
+    \b
+    podwire controller --config /etc/podwire/agent.toml
+    """
+    from podwire.agent import duties
+    from podwire.agent.config import ConfigError, load
+
+    try:
+        settings = load(Path(config), node_name=duties.NOBODY)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    duties.run(settings)
