@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 
+from podwire.agent import forwarding
 from podwire.agent import wiring as wire
 from podwire.agent.attachments import Attachment
 from podwire.cni import bridgeplan, plan
@@ -17,8 +18,8 @@ from podwire.kernel.links import RouteSocket
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.routes import SCOPE_UNIVERSE, Address, Neighbour, Route
 
-_BRIDGE_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0, "accept_ra": 0, "forwarding": 1}
-_BRIDGE_SETTINGS = {"forwarding": 1, "route_localnet": 1}
+_BRIDGE_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0, "forwarding": 1}
+_BRIDGE_SETTINGS = {"forwarding": 1, "accept_redirects": 0, "route_localnet": 0}
 
 
 def single(cidr: str) -> bool:
@@ -67,8 +68,9 @@ def ensure_bridge(socket: RouteSocket, shape: BridgePlan, mtu: int, gateways: Se
     index = bridges.ensure(socket, shape.bridge, own, mtu, promiscuous=shape.promiscuous)
     if fresh:
         socket.change(links.configure_ipv4(index, _BRIDGE_SETTINGS))
+        forwarding.distrust(shape.bridge)
     if any(":" in text for text in gateways):
-        netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
+        forwarding.forward6(socket)
         for setting, value in _BRIDGE_SETTINGS6.items():
             netns.write_sysctl(f"net/ipv6/conf/{shape.bridge}/{setting}", str(value))
     if shape.gateway:
@@ -107,6 +109,7 @@ def address_pod(ends: Ends, ways: Iterable[Destination], pod_netns: int, *, defa
                 netns.write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0")
             for setting, value in plan.POD_SETTINGS6.items():
                 netns.write_sysctl(f"net/ipv6/conf/{ends.pod_name}/{setting}", str(value))
+        forwarding.distrust(ends.pod_name)
     with inner:
         index = inner.link_index(ends.pod_name)
         if index is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
 from typing import Any
 
+from podwire.agent.tunnel import TunnelSenders
 from podwire.calc.state import NodeState
 from podwire.kernel import netns
 from podwire.kernel.delta import Delta
@@ -66,12 +67,14 @@ class NodeDatapath:
         sysctl: Sysctl = netns.write_sysctl,
         read_sysctl: Callable[[str], str] = netns.read_sysctl,
         bridged: Callable[[], bool] = lambda: False,
+        senders: TunnelSenders | None = None,
     ) -> None:
         self._kernel = kernel
         self._names = names
         self._sysctl = sysctl
         self._read_sysctl = read_sysctl
         self._bridged = bridged
+        self._senders = senders
         self._links: Delta[str, VxlanLink] = Delta()
         self._links_table = Links(kernel, frozenset({names.tunnel}))
         self._nat: Delta[str, NftBody] = Delta()
@@ -86,6 +89,8 @@ class NodeDatapath:
         """Somebody else may have changed something: everything is read back at the next `apply`."""
         for delta in (self._links, self._nat, self._routes, self._addresses, self._neighbours, self._fdb):
             delta.doubt()
+        if self._senders is not None:
+            self._senders.doubt()
 
     def tables(self) -> dict[str, Delta[str, Any]]:
         """Each table by its name, for looking at while another thread may apply."""
@@ -103,6 +108,7 @@ class NodeDatapath:
         try:
             return [
                 *self._apply_sysctls(),
+                *self._apply_senders(wanted.rows),
                 *self._apply_device(wanted.rows.device),
                 *self._apply_tunnel(wanted.rows),
                 *self._apply(self._nat, self._nat_table, {nft_nat.TABLE: NftBody.of(wanted.nat)}),
@@ -127,6 +133,12 @@ class NodeDatapath:
         except KernelError as error:
             return [error]
         return []
+
+    def _apply_senders(self, rows: RoutingRows) -> list[KernelError]:
+        """Before the tunnel is there, nobody may send into it."""
+        if self._senders is None or rows.device is None:
+            return []
+        return self._senders.apply({row.address for row in rows.fdb.values()})
 
     def _has_six(self) -> bool:
         """Whether the kernel knows IPv6 at all: where it does not, IPv4 is served nevertheless."""
@@ -165,6 +177,8 @@ class NodeDatapath:
             for delta in (self._addresses, self._neighbours, self._fdb, self._routes):
                 delta.doubt()
             self._tunnel_index = index
+            if link is not None and self._has_six():
+                self._sysctl(f"net/ipv6/conf/{self._names.tunnel}/accept_ra", "0")
         return failed
 
     def _apply_tunnel(self, rows: RoutingRows) -> list[KernelError]:

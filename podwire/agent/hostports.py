@@ -131,7 +131,19 @@ class HostPorts:
 
     def _rows(self, forwards: tuple[Forward, ...], ports: Ports) -> frozenset[Row]:
         shared = not ports.interface
-        return nft_hostports.rows(forwards, self._near(ports), masked=ports.masked, shared=shared)
+        near, speak = self._near(ports), self._speak(forwards, ports)
+        return nft_hostports.rows(forwards, near, speak, masked=ports.masked, shared=shared)
+
+    def _speak(self, forwards: tuple[Forward, ...], ports: Ports) -> dict[str, str]:
+        """The address that the node itself has towards the pod, for what it says from 127.0.0.1."""
+        if not ports.snat:
+            return {}
+        found = {}
+        for target in {forward.target for forward in forwards if ":" not in forward.target}:
+            route = self._sockets.route().route_to(target)
+            if route is not None and route.source:
+                found[target] = route.source
+        return found
 
     def _near(self, ports: Ports) -> list[tuple[str, str]]:
         """Pairs (interface, pod's address): who comes in there would be answered past this node's NAT."""

@@ -54,6 +54,7 @@ from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.repair import Repair
 from podwire.agent.spool import Spool
+from podwire.agent.tunnel import TunnelSenders
 from podwire.agent.wiring import Sockets
 from podwire.calc.routes import RouteCalc
 from podwire.cni import build, install
@@ -148,7 +149,8 @@ class Agent:
         await asyncio.to_thread(self._take_over)
         server = await health_page.listen(self.health, self._config.health_port)
         names = await asyncio.to_thread(self._names)
-        datapath = NodeDatapath(RouteSocket(), Nft(), names, bridged=self._records.bridged)
+        senders = TunnelSenders(Nft(), self._sockets.elements, names)
+        datapath = NodeDatapath(RouteSocket(), Nft(), names, bridged=self._records.bridged, senders=senders)
         by_node = self._config.ipam == kubenet.HOST_LOCAL and self._config.network != kubenet.KUBENET
         calc = (kubenet.PodCidrRoutes if by_node else RouteCalc)(self._config.node_name)
         loop = Loop(self._api, calc, datapath, names, self.health)

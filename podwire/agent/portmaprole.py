@@ -18,7 +18,6 @@ from podwire.agent.extras import MASK_ALL, NO_SNAT, Extras
 from podwire.agent.wiring import Sockets
 from podwire.cni import capabilities, spec
 from podwire.cni.spec import CniError, Request, Result
-from podwire.kernel import links
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class PortMap:
             return previous
         self._records.put(record)
         try:
-            self._prepare(record)
             self._extras.attach(record)
             self._records.put(msgspec.structs.replace(record, state=READY))
         except BaseException:
@@ -89,11 +87,3 @@ class PortMap:
         addresses = tuple(behind.pod_addresses(previous))
         empty = behind.record(request, PORTMAP, self._boot())
         return msgspec.structs.replace(empty, addresses=addresses, ports=ports, nat=nat)
-
-    def _prepare(self, record: Attachment) -> None:
-        """127.0.0.1 leads to the pod only where its interface may carry such addresses."""
-        wire = self._sockets.route()
-        for address in record.addresses:
-            route = None if ":" in address else wire.route_to(address)
-            if route is not None and route.index and record.nat != NO_SNAT:
-                wire.batch([links.configure_ipv4(route.index, {"route_localnet": 1})])

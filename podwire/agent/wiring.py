@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from socket import AF_INET, AF_INET6
 
+from podwire.agent import forwarding
 from podwire.cni import plan
 from podwire.cni.plan import Wiring
 from podwire.kernel import links, netns, routes
@@ -101,12 +102,13 @@ def create(socket: RouteSocket, wiring: Wiring, pod_netns: int, index: int) -> N
     )
     # by name: were the index somebody else's, the second message must not reach that one
     socket.batch([pair, links.configure_ipv4(0, plan.HOST_SETTINGS, name=wiring.host_name)])
+    forwarding.distrust(wiring.host_name)
 
 
 def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
     """The host's way to the pod. Raises KernelError."""
     if any(plan.family(address) == 6 for address in wiring.addresses):
-        netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
+        forwarding.forward6(socket)
         _settings6(wiring.host_name, plan.HOST_SETTINGS6)
     changes = [links.proxy_delay(index, 0)]
     for address in wiring.addresses:
@@ -123,6 +125,7 @@ def address_pod(wiring: Wiring, pod_netns: int, index: int, sysctls: Iterable[tu
             for name in ("all", "default", "lo"):
                 netns.write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0")
             _settings6(wiring.pod_name, plan.POD_SETTINGS6)
+        forwarding.distrust(wiring.pod_name)
         for name, value in sysctls:
             netns.write_sysctl(name, value)
     with inner:

@@ -19,10 +19,10 @@ PREFIX = "cali"
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 GATEWAY = "169.254.1.1"
 GATEWAY6 = "fe80::ecee:eeff:feee:eeee"
-HOST_SETTINGS = {"proxy_arp": 1, "forwarding": 1, "route_localnet": 1}
-"""IPv4 settings of the host end; route_localnet lets host ports on 127.0.0.1 be forwarded to pods."""
-HOST_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0, "accept_ra": 0, "proxy_ndp": 1, "forwarding": 1}
-POD_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0, "accept_ra": 0}
+HOST_SETTINGS = {"proxy_arp": 1, "forwarding": 1, "accept_redirects": 0, "route_localnet": 0}
+"""IPv4 settings of the host end; those that are 0 may be something else by the node's defaults."""
+HOST_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0, "proxy_ndp": 1, "forwarding": 1}
+POD_SETTINGS6 = {"disable_ipv6": 0, "accept_dad": 0}
 """IPv6 settings of either end. Nobody else can have these addresses: detecting duplicates would only cost a second."""
 
 

@@ -36,7 +36,7 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER, IFLA_INET_CONF = 1, 2, 1, 1
 VXLAN_ID, VXLAN_LINK, VXLAN_LOCAL, VXLAN_LEARNING, VXLAN_PORT = 1, 3, 4, 7, 15
 IFF_UP = 1
 
-DEVCONF = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8, "route_localnet": 26}
+DEVCONF = {"forwarding": 1, "proxy_arp": 3, "accept_redirects": 4, "rp_filter": 8, "route_localnet": 26}
 """IPv4 per-device settings by sysctl name (linux/ip.h, IPV4_DEVCONF_…)."""
 
 _IFINFOMSG = struct.Struct("=BBHiII")  # family, pad, type, index, flags, change

@@ -6,13 +6,18 @@ node: the node speaking from 127.0.0.1, the pod itself (`self`), a client that i
 pod (`near` holds the pair), and pods whose owner wants it (`masked`). With br_netfilter, which is on wherever it is
 loaded, a bridge hands over what it forwards between its ports, and then no interface is known that a packet came by:
 answers pass this node's NAT there, so that only the pod itself needs masquerade, and it is known by its address.
-Packets to 127.0.0.0/8 that come from outside are dropped, as the kernel itself does where `route_localnet` does not
-stop it. Nothing leads from ::1 to a pod: IPv6 has no such setting.
+
+What the node says from 127.0.0.1 would have to leave it, which the kernel allows with `route_localnet` only, and that
+opens the node's loopback to its neighbours. So such packets get an address of the node (`speak`) before connection
+tracking sees them, and answers get 127.0.0.1 back behind it. As this knows no connections, `talks` remembers those that
+began with a first packet of ours: nobody else's who happens to have a port of that number is touched (but for UDP,
+which has no first packet: there a client's port is taken to be 1024 or more, a server's less). Packets to 127.0.0.0/8
+that come from outside are dropped, as the kernel itself does without `route_localnet`. Nothing leads from ::1 to a pod.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from podwire.render.elements import Row, address, declaration, interface, port, protocol, row
@@ -29,10 +34,43 @@ _SETS = (
     ("set", "near6", "ifname . ipv6_addr"),
     ("set", "masked4", "ipv4_addr . inet_proto . inet_service"),
     ("set", "masked6", "ipv6_addr . inet_proto . inet_service"),
+    ("map", "speak_at4", "ipv4_addr . inet_proto . inet_service : ipv4_addr"),
+    ("map", "speak_any4", "inet_proto . inet_service : ipv4_addr"),
 )
 SETS = tuple(name for _, name, _ in _SETS)
 
 _RULES = """\
+	set talks {
+		type inet_proto . inet_service . inet_service
+		size 262144
+		flags dynamic,timeout
+		timeout 2m
+	}
+	chain speaking {
+		type filter hook output priority raw; policy accept;
+		oifname "lo" ip saddr 127.0.0.1 ip daddr 127.0.0.0/8 meta l4proto { tcp, udp, sctp } goto spoken
+	}
+	chain spoken {
+		tcp flags & (syn | ack) == syn goto begun
+		sctp vtag 0 goto begun
+		udp sport >= 1024 goto changed
+		meta l4proto . th sport . th dport != @talks return
+		tcp flags & (fin | rst) == 0 update @talks { meta l4proto . th sport . th dport timeout 5d }
+		meta l4proto sctp update @talks { meta l4proto . th sport . th dport timeout 5d }
+		goto changed
+	}
+	chain begun {
+		jump changed
+		ip saddr != 127.0.0.1 update @talks { meta l4proto . th sport . th dport timeout 2m }
+	}
+	chain changed {
+		ip saddr set ip daddr . meta l4proto . th dport map @speak_at4
+		ip saddr 127.0.0.1 ip saddr set meta l4proto . th dport map @speak_any4
+	}
+	chain answered {
+		type filter hook input priority 110; policy accept;
+		iifname != "lo" ip saddr 127.0.0.0/8 ip daddr set 127.0.0.1
+	}
 	chain ports {
 		meta l4proto { tcp, udp, sctp } dnat ip to ip daddr . meta l4proto . th dport map @at4
 		meta l4proto { tcp, udp, sctp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6
@@ -55,7 +93,6 @@ _RULES = """\
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
 		ct status & dnat == 0 return
-		oifname != "lo" ip saddr 127.0.0.0/8 masquerade
 		ip saddr . ip daddr @self4 masquerade
 		ip6 saddr . ip6 daddr @self6 masquerade
 		iifname . ip daddr @near4 masquerade
@@ -87,10 +124,16 @@ class Forward:
 
 
 def rows(
-    forwards: Iterable[Forward], near: Sequence[tuple[str, str]], *, masked: bool, shared: bool = False
+    forwards: Iterable[Forward],
+    near: Sequence[tuple[str, str]],
+    speak: Mapping[str, str],
+    *,
+    masked: bool,
+    shared: bool = False,
 ) -> frozenset[Row]:
     """Elements for one pod: `near` are pairs (interface, pod's address): clients there are
-    masqueraded. `shared`: others are there, too (on a bridge)."""
+    masqueraded. `speak` has the node's address for what it says from 127.0.0.1, by the pod's. `shared`: others are
+    there, too (on a bridge)."""
     found: list[Row] = []
     for forward in forwards:
         family = "6" if ":" in forward.target else "4"
@@ -100,6 +143,11 @@ def rows(
             found.append(row(f"at{family}", address(forward.at), *front, data=back))
         else:
             found.append(row(f"any{family}", *front, data=back))
+        source = speak.get(forward.target, "")
+        if source and forward.at.startswith("127."):
+            found.append(row("speak_at4", address(forward.at), *front, data=(address(source),)))
+        elif source and not forward.at:
+            found.append(row("speak_any4", *front, data=(address(source),)))
         if masked:
             found.append(row(f"masked{family}", back[0], front[0], back[1]))
     for name, target in near:

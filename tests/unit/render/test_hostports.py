@@ -28,34 +28,34 @@ def texts(rows: frozenset[Row]) -> set[tuple[str, str]]:
 
 def test_rows() -> None:
     both = [Forward("tcp", "", 8080, to, 80) for to in ("10.1.0.5", "fd00::5")]
-    assert texts(nft_hostports.rows(both, [("cali1", "10.1.0.5"), ("cali1", "fd00::5")], masked=False)) == {
+    assert texts(nft_hostports.rows(both, [("cali1", "10.1.0.5"), ("cali1", "fd00::5")], {}, masked=False)) == {
         ("any4", "tcp . 8080 : 10.1.0.5 . 80"),
         ("any6", "tcp . 8080 : fd00::5 . 80"),
         ("near4", '"cali1" . 10.1.0.5'),
         ("near6", '"cali1" . fd00::5'),
     }
-    bridged = nft_hostports.rows(both[:1], [("cbr0", "10.1.0.5")], masked=False, shared=True)
+    bridged = nft_hostports.rows(both[:1], [("cbr0", "10.1.0.5")], {}, masked=False, shared=True)
     assert texts(bridged) == {
         ("any4", "tcp . 8080 : 10.1.0.5 . 80"),
         ("near4", '"cbr0" . 10.1.0.5'),
         ("self4", "10.1.0.5 . 10.1.0.5"),
     }
     at = [Forward("sctp", "172.18.0.2", 9, "10.1.0.5", 10)]
-    assert texts(nft_hostports.rows(at, [], masked=True)) == {
+    assert texts(nft_hostports.rows(at, [], {}, masked=True)) == {
         ("at4", "172.18.0.2 . sctp . 9 : 10.1.0.5 . 10"),
         ("masked4", "10.1.0.5 . sctp . 10"),
     }
 
 
 def test_bytes_are_padded_to_words() -> None:
-    (row,) = nft_hostports.rows([Forward("udp", "10.0.0.1", 258, "10.1.0.5", 53)], [], masked=False)
+    (row,) = nft_hostports.rows([Forward("udp", "10.0.0.1", 258, "10.1.0.5", 53)], [], {}, masked=False)
     assert row.key == bytes([10, 0, 0, 1]) + bytes([17, 0, 0, 0]) + bytes([1, 2, 0, 0])
     assert row.data == bytes([10, 1, 0, 5]) + bytes([0, 53, 0, 0])
 
 
 @given(st.lists(FORWARDS, max_size=20))
 def test_one_row_a_forward_and_none_without(forwards: list[Forward]) -> None:
-    rows = nft_hostports.rows(forwards, [], masked=False)
+    rows = nft_hostports.rows(forwards, [], {}, masked=False)
     assert len(rows) == len(set(forwards))
     assert {row.data[:4] for row in rows} == {ipaddress.ip_address(each.target).packed for each in forwards}
     body = nft_hostports.body(rows)
