@@ -89,7 +89,7 @@ def _bridge(
     """Index of the bridge (None: something else has its name), and whether it had to be changed."""
     link = known.get(name)
     if link is not None and link.kind != "bridge":
-        log.error("cannot be repaired: %s is a %s, not a bridge", name, link.kind or "device")
+        log.error("bridge has become something else name=%s kind=%s", name, link.kind or "device")
         return None, False
     anew = False
     held = {one.cidr for one in socket.addresses() if link is not None and one.index == link.index}

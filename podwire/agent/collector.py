@@ -164,7 +164,7 @@ class Collector:
             for obj in claims.get(node, []):
                 if obj["spec"].get("type", "host") == "host" and obj["spec"]["cidr"] not in there:
                     await stored.drop_affinity(self._api, obj)
-            log.info("blocks of a vanished node released node=%s", node)
+            log.info("blocks of a vanished node released name=%s", node)
 
     async def _forget_handles(self, blocks: list[Held], seen: set[tuple[str, str]]) -> None:
         """Handles that hold nothing, or less than they say: what a cut-off assignment or release left. Blocks that are

@@ -25,7 +25,8 @@ class AgentConfig:
     Lease is in `lease_namespace`). `floating_ips` and `source_prefixes` let pods ask for such by annotation. Without a
     `kubeconfig` file the identity is the `service_account` of the pod that this process runs in; `api_server`
     (https://HOST:PORT) is then where the API is, if not at the kubernetes Service. `proc_sys` is where sysctls can be
-    written: a container's own /proc/sys is read-only. With `set_aside` other plugins' CNI configurations make way."""
+    written: a container's own /proc/sys is read-only. With `set_aside` other plugins' CNI configurations make way.
+    `log_format` is text or json."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -51,6 +52,7 @@ class AgentConfig:
     api_server: str = ""
     proc_sys: Path = Path("/proc/sys")
     set_aside: bool = False
+    log_format: str = "text"
 
     @property
     def spool(self) -> Path:
@@ -80,7 +82,10 @@ def load(path: Path = CONFIG_FILE, environment: Mapping[str, str] | None = None,
     settings |= {name: value for name, value in overrides.items() if value is not None}
     if not settings.get("node_name"):
         raise ConfigError("node_name is not set (agent.toml, PODWIRE_NODE_NAME or --node-name)")
-    return AgentConfig(**{name: _convert(name, str(known[name]), value) for name, value in settings.items()})
+    config = AgentConfig(**{name: _convert(name, str(known[name]), value) for name, value in settings.items()})
+    if config.log_format not in ("text", "json"):
+        raise ConfigError(f"log_format: neither text nor json: {config.log_format!r}")
+    return config
 
 
 def _convert(name: str, kind: str, value: Any) -> Any:

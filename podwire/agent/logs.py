@@ -47,8 +47,8 @@ def shape(template: str) -> Shape | None:
     words = re.findall(r"[a-z0-9]+", re.sub(r"['’]", "", head.lower()))
     if not words or "%" in head or ":" in head or not template.isprintable():
         return None
-    ends = [match.start() for match in found[1:]] + [len(template)]
-    fields = [(one[1], template[one.end() : end]) for one, end in zip(found, ends, strict=True)]
+    ends = [*(match.start() for match in found[1:]), len(template)]
+    fields = [(one[1], template[one.end() : end]) for one, end in zip(found, ends, strict=False)]
     slots = [sum(slot != "%%" for slot in _SLOT.findall(words)) for _, words in fields]
     return Shape("-".join(words), tuple((key, text, n) for (key, text), n in zip(fields, slots, strict=True)))
 

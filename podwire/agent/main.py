@@ -345,7 +345,7 @@ class Agent:
             return
         self.health.not_ready("podCIDR", self._pod_cidr.refused)
         if news:
-            log.error("node=%s %s", node.name, news)
+            log.error("podCIDR change refused error=%s", news)
             about = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "uid": node.metadata.uid}}
             await record(self._api, about, "Warning", "PodCIDRChangeRefused", news, "podwire-agent", host=node.name)
 
@@ -393,6 +393,6 @@ async def _run(config: AgentConfig) -> None:
     try:
         await task
     except asyncio.CancelledError:
-        log.info("agent stopped node=%s", config.node_name)
+        log.info("agent stopped")
     finally:
         await client.close()

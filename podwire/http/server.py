@@ -349,7 +349,7 @@ class _Connection(asyncio.Protocol):
         try:
             await takeover.run(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError) as error:
-            log.debug("taken-over connection ended: %s", error)
+            log.debug("taken-over connection ended error=%s", error)
         except Exception:  # one session's bug must not reach the event loop's handler
             log.exception("taken-over connection failed")
         finally:

@@ -107,6 +107,7 @@ def _container(options: Options, mounts: list[Object]) -> Object:
         "imagePullPolicy": options.pull_policy,
         "command": ["podwire", "agent"],
         "env": [
+            {"name": "PODWIRE_LOG_FORMAT", "value": "json"},
             {"name": "PODWIRE_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             {"name": "PODWIRE_NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
         ],

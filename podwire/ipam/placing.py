@@ -214,7 +214,7 @@ class Placing:
         """What was lent gets its pod's own handle."""
         for cidr, ordinal in entry.spots:
             if cidr not in self._ledger.held:
-                log.error("address lost: its block is gone address=%s handle=%s", cidr.address(ordinal), entry.handle)
+                log.error("address lost with its block address=%s handle=%s", cidr.address(ordinal), entry.handle)
                 continue
             draft = self.draft(cidr)
             holder = draft.holder(ordinal)

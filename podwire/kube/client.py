@@ -429,7 +429,8 @@ class _HttpSource:
             meta = record.metadata
         except msgspec.ValidationError as error:
             record, meta = None, _bare.decode(body).metadata
-            log.warning("%s %s/%s is not understood: %s", self._gvr.kind, meta.namespace, meta.name, error)
+            name = f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+            log.warning("object not understood kind=%s name=%s error=%s", self._gvr.kind, name, error)
         return Record((meta.namespace, meta.name), meta.resourceVersion, record)
 
 

@@ -72,7 +72,8 @@ class Recorder:
         assert len(subject) == 5
         source = component + host
         if not self._may(subject, source):
-            log.debug("events: too many for %s %s: %s left out", reference["kind"], reference["name"], reason)
+            about = reference["kind"], reference["name"]
+            log.debug("event left out for being one of many kind=%s name=%s reason=%s", *about, reason)
             return
         # Events about what lives in no namespace stand in `default`.
         namespace = reference.get("namespace") or "default"
@@ -83,7 +84,8 @@ class Recorder:
         except ApiError as error:
             # A namespace on its way out refuses new events: that is as it should be.
             level = logging.DEBUG if error.status in (403, 404) else logging.WARNING
-            log.log(level, "events: %s of %s %s: %s", reason, reference["kind"], reference["name"], error)
+            about = reference["kind"], reference["name"]
+            log.log(level, "event not recorded kind=%s name=%s reason=%s error=%s", *about, reason, error)
 
     def _may(self, subject: _Subject, source: str) -> bool:
         now = time.monotonic()

@@ -10,10 +10,10 @@ import logging
 import os
 from pathlib import Path
 
+from podwire.agent.logs import TextLines
+
 LIMIT = 2 << 20
 """Bytes of one daemon's log."""
-
-_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s"
 
 
 def open_log(path: Path) -> int:
@@ -52,6 +52,6 @@ def start() -> None:
     """Log INFO and above of this process to its standard error."""
     root = logging.getLogger()
     handler = _Bounded(os.fdopen(2, "w", buffering=1, errors="replace", closefd=False))
-    handler.setFormatter(logging.Formatter(_FORMAT, "%Y-%m-%dT%H:%M:%S"))
+    handler.setFormatter(TextLines())
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

@@ -26,6 +26,7 @@ def test_layers(tmp_path: Path) -> None:
         ('node_name = "n"\n', {"PODWIRE_MTU": "wide"}, "mtu"),
         ('node_name = "n"\ninstall_cni = "maybe"\n', {}, "install_cni"),
         ("node_name = 3\n", {}, "node_name"),
+        ('node_name = "n"\n', {"PODWIRE_LOG_FORMAT": "xml"}, "log_format"),
         ("node_name =", {}, "agent.toml"),
     ],
 )
