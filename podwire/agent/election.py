@@ -149,8 +149,11 @@ class Elector:
             self._until = began + RENEW_SECONDS if held else 0.0
         if self.leads() != self._led:
             self._led = not self._led
-            news = "held" if self._led else "lost"
-            log.info("lease %s lease=%s/%s holder=%s", news, self._namespace, self._name, self._me)
+            lease = f"{self._namespace}/{self._name}"
+            if self._led:
+                log.info("lease taken lease=%s holder=%s", lease, self._me)
+            else:
+                log.info("lease lost lease=%s holder=%s", lease, self._me)
 
     async def _attempt(self) -> bool:
         """Whether the lease is ours now. Raises ApiError."""
