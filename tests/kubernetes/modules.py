@@ -126,9 +126,9 @@ def chosen(names: Sequence[str]) -> list[tuple[Module, list[str]]]:
     return [(module, programs) for module, programs in found if programs]
 
 
-def key(module: Module) -> str:
-    """Of all that decides what a module's programs are."""
-    digest = hashlib.sha256(repr(module).encode())
+def key(module: Module, program: str) -> str:
+    """Of all that decides what a program is."""
+    digest = hashlib.sha256("\0".join((module.programs[program], module.tags, module.link)).encode())
     for file in sorted((HERE / module.folder).rglob("*")):
         if file.suffix in (".go", ".mod", ".sum", ".c"):
             digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
@@ -158,16 +158,15 @@ def build(folder: Path, names: Sequence[str]) -> Path:
             _compile(module, programs, fresh)
             for program in programs:
                 (fresh / program).replace(place / program)
-                (place / ".built" / program).write_text(key(module))
+                (place / ".built" / program).write_text(key(module, program))
             shutil.rmtree(fresh)
             say(f"built in {time.monotonic() - started:.0f} s")
     return place
 
 
 def _stale(module: Module, programs: Sequence[str], place: Path) -> list[str]:
-    wanted = key(module)
     built = {path.name: path.read_text() for path in (place / ".built").iterdir()}
-    return [name for name in programs if built.get(name) != wanted or not (place / name).is_file()]
+    return [name for name in programs if built.get(name) != key(module, name) or not (place / name).is_file()]
 
 
 def _room(folder: Path, gigabytes: float) -> None:
