@@ -9,18 +9,24 @@ import click
 
 @click.command()
 @click.option("--config", default="/etc/podwire/agent.toml", show_default=True, metavar="FILE", help="The agent's.")
-def controller(config: str) -> None:
+@click.option(
+    "--log-format", default=None, type=click.Choice(["text", "json"]), help="How to log. [default: as set, else text]"
+)
+def controller(config: str, log_format: str | None) -> None:
     """Free what nodes that vanished held: addresses, blocks, handles. Of several such processes, and of the agents that
     have cluster_duties on, the one that holds the Lease podwire-controller does it.
 
     \b
     podwire controller --config /etc/podwire/agent.toml
     """
-    from podwire.agent import duties
+    import socket
+
+    from podwire.agent import duties, logs
     from podwire.agent.config import ConfigError, load
 
     try:
-        settings = load(Path(config), node_name=duties.NOBODY)
+        settings = load(Path(config), node_name=duties.NOBODY, log_format=log_format)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
+    logs.start(settings.log_format, socket.gethostname())
     duties.run(settings)
