@@ -23,7 +23,7 @@ _SYSTEM = "kube-system"
 _ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 _SEE = ["get", "list", "watch"]
 
-COREFILE = f""".:53 {{
+COREFILE = f"""{DOMAIN}:53 in-addr.arpa:53 ip6.arpa:53 {{
     errors
     health {{
         lameduck 5s
@@ -31,13 +31,15 @@ COREFILE = f""".:53 {{
     ready
     kubernetes {DOMAIN} in-addr.arpa ip6.arpa {{
         pods insecure
-        fallthrough in-addr.arpa ip6.arpa
         ttl 30
     }}
     prometheus :9153
     cache 30
     loadbalance
     reload
+}}
+.:53 {{
+    errors
     template ANY ANY {{
         rcode NXDOMAIN
     }}

@@ -6,9 +6,13 @@ import contextlib
 import http.client
 import socket
 import ssl
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from podwire.kube.kubeconfig import load
 
 _PAUSE = 0.02
 
@@ -32,7 +36,21 @@ def for_port(address: str, port: int) -> None:
 def for_api(address: str, port: int, pki: Path) -> None:
     """Until the API says that it is ready; /readyz needs no identity."""
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-    until(lambda: _connects(socket.AF_INET, (address, port)) and _ready(address, port, context))
+    until(lambda: _connects(socket.AF_INET, (address, port)) and _answers(address, port, context, "/readyz"))
+
+
+def for_kind(kubeconfig: Path, path: str) -> None:
+    """Until the API serves the collection at `path` to the owner of that kubeconfig: the kind is there, and allowed."""
+    cluster = load(kubeconfig)
+    context = ssl.create_default_context(cadata=cluster.ca.decode())
+    with tempfile.NamedTemporaryFile() as identity:
+        identity.write(cluster.cert + cluster.key)
+        identity.flush()
+        context.load_cert_chain(identity.name)
+    host = urlsplit(cluster.server)
+    assert host.hostname is not None
+    address, port = host.hostname, host.port or 443
+    until(lambda: _connects(socket.AF_INET, (address, port)) and _answers(address, port, context, f"{path}?limit=1"))
 
 
 def _connects(family: int, address: str | tuple[str, int]) -> bool:
@@ -45,11 +63,11 @@ def _connects(family: int, address: str | tuple[str, int]) -> bool:
         return True
 
 
-def _ready(address: str, port: int, context: ssl.SSLContext) -> bool:
+def _answers(address: str, port: int, context: ssl.SSLContext, path: str) -> bool:
     connection = http.client.HTTPSConnection(address, port, timeout=5, context=context)
     with contextlib.closing(connection):
         try:
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

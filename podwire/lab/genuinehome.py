@@ -25,6 +25,7 @@ from podwire.lab.places import CLUSTER, PKI
 from podwire.lab.rootfs import Bind, File, NodeFiles
 from podwire.lab.state import LabError
 from podwire.lab.topology import CONTROL_PLANE, CONTROL_PLANE_KEY, GATEWAY, KUBE_PROXY, KUBENET, LabPlan, NodePlan
+from podwire.model.gvr import IPPOOLS, SERVICES
 
 Daemon = tuple[str, Callable[[], None]]
 
@@ -162,6 +163,7 @@ def daemons(job: Job, node: NodePlan, agent: Callable[[], None]) -> list[Daemon]
     api = partial(waiting.for_api, shared.plane, settings.API_PORT, PKI)
     etcd = partial(waiting.for_port, "127.0.0.1", settings.ETCD_PORT)
     runtime = partial(waiting.for_socket, str(settings.CONTAINERD_SOCKET))
+    served = partial(waiting.for_kind, Path(CONFIG) / "kubelet.kubeconfig", SERVICES.path())
     registered = partial(waiting.for_port, "127.0.0.1", _KUBELET_HEALTH)
     found: list[Daemon] = []
     if node.role == CONTROL_PLANE:
@@ -170,15 +172,23 @@ def daemons(job: Job, node: NodePlan, agent: Callable[[], None]) -> list[Daemon]
             ("kube-apiserver", partial(become, components.apiserver(shared), etcd)),
             ("kube-controller-manager", partial(become, components.controller_manager(shared), api)),
             ("kube-scheduler", partial(become, components.scheduler(), api)),
-            ("first-objects", partial(_make_first_objects, plan, api)),
+            ("first-objects", partial(_make_first_objects, plan)),
         ]
     found.append(("containerd", partial(become, components.containerd())))
-    found.append(("kubelet", partial(become, components.kubelet(own), runtime, api)))
+    found.append(("kubelet", partial(become, components.kubelet(own), runtime, served)))
     if plan.services == KUBE_PROXY:
         found.append(("kube-proxy", partial(become, components.kube_proxy(), api, registered)))
     if plan.default_cni:
-        found.append(("agent", agent))
+        found.append(("agent", partial(_run_agent, agent)))
     return found
+
+
+def _run_agent(agent: Callable[[], None]) -> None:
+    """On a new node it waits for its kinds and rights, which are only being made. Later it must start without an API,
+    too: pods rely on it."""
+    if not Path("/var/lib/podwire/attachments").exists():
+        waiting.for_kind(Path("/etc/podwire/kubeconfig"), IPPOOLS.path())
+    agent()
 
 
 def become(argv: tuple[str, ...], *waits: Callable[[], None]) -> None:
@@ -189,8 +199,8 @@ def become(argv: tuple[str, ...], *waits: Callable[[], None]) -> None:
     os.execve(argv[0], argv, os.environ)
 
 
-def _make_first_objects(plan: LabPlan, api: Callable[[], None]) -> None:
-    api()
+def _make_first_objects(plan: LabPlan) -> None:
+    waiting.for_port(plan.control_plane.address, settings.API_PORT)
     overlay = plan.network != KUBENET
     pool = default_pool(plan.pod_subnet, plan.node_mask, overlay=overlay, disabled=not overlay)
     labels = {node.name: dict(components.divided(node.labels)[1]) for node in plan.nodes}
