@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import peers, site
+from tests.kubernetes.genuine import kubectl, real
 from tests.netns.conftest import programs
 
-__all__ = ["peers", "programs", "site"]
+__all__ = ["kubectl", "peers", "programs", "real", "site"]
 
 
 @pytest.fixture(scope="session")

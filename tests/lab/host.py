@@ -40,7 +40,9 @@ class Lab:
             "PODWIRE_STATE": str(self.labs),
         }
 
-    def __call__(self, *words: str, stdin: str = "", code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: str, stdin: str = "", code: int | None = 0, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """`podwire lab WORDS`; the exit code must be `code` (None: any)."""
         done = subprocess.run(
             [*self.wrap, PODWIRE, "lab", *words],
@@ -48,7 +50,7 @@ class Lab:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=seconds,
             check=False,
         )
         assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"

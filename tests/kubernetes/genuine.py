@@ -1,0 +1,54 @@
+"""A lab of genuine Kubernetes for a session's tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.host import Lab, lab_in
+from tests.lab.kubectl import Kubectl
+
+NAME = "real"
+NODES = tuple(f"{NAME}-{kind}" for kind in ("control-plane", "worker", "worker2"))
+SECONDS = 120.0
+
+
+def up(lab: Lab, built: Path, *words: str, name: str = NAME, nodes: int = 3) -> str:
+    """`lab up --kubernetes`; what it printed."""
+    lab.env["PATH"] = f"{built}:{lab.env['PATH']}"
+    told = lab(
+        "up", "--name", name, "--nodes", str(nodes), "--kubernetes", str(built), "--wait", "150", *words, seconds=240
+    )
+    return told.stdout + told.stderr
+
+
+def until(what: str, check: Callable[[], bool]) -> None:
+    """Wait until it is so; a failure says what was waited for."""
+    end = time.monotonic() + SECONDS
+    while not check():
+        assert time.monotonic() < end, f"not within {SECONDS:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def real(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Three nodes with Podwire's network, kube-proxy and CoreDNS, all Ready."""
+    with lab_in(tmp_path_factory.mktemp("real")) as lab:
+        up(lab, built)
+        lab.kubectl("-n", "kube-system", "wait", "--for=condition=Available", "deployment/coredns", "--timeout=50s")
+        yield lab
+
+
+@pytest.fixture
+def kubectl(real: Lab, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the test's own."""
+    name = request.node.name.replace("_", "-").partition("[")[0][:60].strip("-")
+    real.kubectl("create", "namespace", name)
+    until(
+        "the namespace's account", lambda: "default" in real.kubectl("-n", name, "get", "serviceaccounts", "-o", "name")
+    )
+    yield Kubectl(real.env, name)
+    real.kubectl("delete", "namespace", name, "--wait=false")
