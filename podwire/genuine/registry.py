@@ -9,7 +9,9 @@ from __future__ import annotations
 import http.server
 import json
 import re
+import shutil
 import socketserver
+import tarfile
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -50,6 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
     timeout = 60
     place: Path
+    later: Path
     names: Mapping[str, str]
 
     def do_HEAD(self) -> None:
@@ -66,8 +69,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         wanted = asked(self.path)
         digest = self._digest(*wanted) if wanted else ""
-        file = store.blob(self.place, digest) if digest else None
-        if wanted is None or file is None or not file.is_file():
+        file = self._file(digest) if digest else None
+        if wanted is None or file is None:
             code = "MANIFEST_UNKNOWN" if wanted and wanted[1] == "manifests" else "BLOB_UNKNOWN"
             words = "nothing is pulled here: podwire lab load ARCHIVE brings an image"
             body = json.dumps({"errors": [{"code": code, "message": words}]}).encode()
@@ -85,9 +88,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if what == "blobs":
             return ""
         try:
-            return resolve(parse(f"{name}:{which}"), self.names)
+            return resolve(parse(f"{name}:{which}"), {**self.names, **loaded(self.later)})
         except InvalidReference:
             return ""
+
+    def _file(self, digest: str) -> Path | None:
+        places = (self.later / "blobs" / digest.removeprefix("sha256:"), store.blob(self.place, digest))
+        return next((path for path in places if path.is_file()), None)
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str, digest: str, *, content: bool) -> None:
         self._head(status, len(body), kind, digest)
@@ -117,7 +124,38 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
 
 
-def run(place: Path, address: str) -> None:
-    """Serve the store for ever at `address`:5000."""
-    handler = type("Handler", (_Handler,), {"place": place, "names": store.names(place)})
-    _Server((address, PORT), handler).serve_forever(poll_interval=3600)
+def add(later: Path, archive: Path, digests: Mapping[str, str]) -> None:
+    """Let the registry have the images of `archive` (an OCI layout in a tar), too; `digests` are their manifests'."""
+    blobs = later / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as layout:
+        for member in layout:
+            name = member.name.removeprefix("./")
+            if member.isreg() and name.startswith("blobs/sha256/") and (data := layout.extractfile(member)):
+                fresh = blobs / f".{Path(name).name}"
+                with fresh.open("wb") as file:
+                    shutil.copyfileobj(data, file, 1 << 20)
+                fresh.rename(blobs / Path(name).name)
+    fresh = later / ".names.json"
+    fresh.write_text(json.dumps({**loaded(later), **digests}))
+    fresh.rename(later / "names.json")
+
+
+def loaded(later: Path) -> dict[str, str]:
+    """Names and digests of what was added."""
+    try:
+        found = json.loads((later / "names.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return {str(name): str(digest) for name, digest in found.items()}
+
+
+def server(place: Path, later: Path, address: tuple[str, int]) -> socketserver.TCPServer:
+    """A server of the store, and of what is added to `later` meanwhile; it listens already."""
+    handler = type("Handler", (_Handler,), {"place": place, "later": later, "names": store.names(place)})
+    return _Server(address, handler)
+
+
+def run(place: Path, later: Path, address: str) -> None:
+    """Serve for ever at `address`:5000."""
+    server(place, later, (address, PORT)).serve_forever(poll_interval=3600)

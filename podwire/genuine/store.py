@@ -26,6 +26,7 @@ from podwire.genuine.settings import containerd
 
 _LAYOUT = 1
 _SECONDS = 60.0
+_KEPT = 86_400.0
 _CONTENT = Path("io.containerd.content.v1.content/blobs/sha256")
 _SNAPSHOTTER = Path("io.containerd.snapshotter.v1.overlayfs")
 _METADATA = (Path("io.containerd.metadata.v1.bolt/meta.db"), _SNAPSHOTTER / "metadata.db")
@@ -189,9 +190,9 @@ def hold(store: Path) -> int:
 
 
 def _clear_others(place: Path) -> None:
-    """Remove stores of former images that no lab holds."""
+    """Remove stores of former images that no lab holds, a day after they were made."""
     for other in place.parent.glob("store-*/names.json"):
-        if other.parent == place:
+        if other.parent == place or time.time() - other.stat().st_mtime < _KEPT:
             continue
         with other.open() as file:
             try:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -64,6 +64,12 @@ def find(name: Reference, cache: Path) -> Image | None:
     return Image(
         name.name, stored.image_id, layers, stored.entrypoint, stored.cmd, stored.env, stored.workdir, stored.user
     )
+
+
+def names(cache: Path) -> list[str]:
+    """The full names of all loaded images whose layers are there."""
+    found = [unquote(path.name.removesuffix(".json")) for path in (cache / "images" / "names").glob("[!.]*.json")]
+    return sorted(name for name in found if "@" not in name and find(parse(name), cache) is not None)
 
 
 def load(tar: Path, cache: Path) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from podwire.controllers.pool import default_pool
 from podwire.genuine import components, demands, firstobjects, registry, settings, store, waiting
 from podwire.genuine.settings import BIN, CONFIG, HOSTS, KUBELET_CONFIG, PROXY_CONFIG, STORE, Cluster, Machine
+from podwire.kubelet import archive as imagearchive
 from podwire.kubelet import clusterimages
 from podwire.kubelet.image import ImageError
 from podwire.lab import kubeconfig
@@ -54,7 +55,7 @@ def prepare(plan: LabPlan, cache: Path, say: Callable[[str], None]) -> Genuine:
     if refused := demands.refusals(_look(), len(plan.nodes)):
         raise LabError("genuine Kubernetes cannot run on this machine: " + "; ".join(refused))
     try:
-        archive = clusterimages.ensure(cache, programs)
+        archive = clusterimages.ensure(cache, programs, imagearchive.names(cache))
         place = store.ensure(archive, programs, (cache / "kubernetes").resolve(), say)
         return Genuine(programs.resolve(), place, store.hold(place))
     except (ImageError, store.StoreError) as error:

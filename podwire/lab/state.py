@@ -117,6 +117,11 @@ class LabState:
         return self.directory / "disks"
 
     @property
+    def loaded(self) -> Path:
+        """Images that were loaded while a lab of genuine Kubernetes ran."""
+        return self.directory / "loaded"
+
+    @property
     def cgroup(self) -> str:
         """The name of this lab's cgroup; labs kept outside the usual place carry a mark of where they are."""
         usual = Path("/var/lib/podwire/labs")

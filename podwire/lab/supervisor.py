@@ -188,7 +188,7 @@ def _start_all(job: Job, wiring: Wiring, kept: Keeper, log: int) -> None:
     published = list(job.mappings)
     if job.genuine:
         published.append(ports.Opened(job.api, (job.plan.control_plane.address, underlay.API_PORT)))
-        images = partial(registry.run, job.genuine.store, GATEWAY)
+        images = partial(registry.run, job.genuine.store, job.state.loaded, GATEWAY)
         kept.add("images", partial(keeper.spawn, "podwire images", images, log))
     if published:
         kept.add("ports", partial(keeper.spawn, "podwire ports", partial(ports.run, published), log))

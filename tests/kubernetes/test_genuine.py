@@ -116,7 +116,7 @@ def test_exec_logs_port_forward_and_the_api_proxy(real: Lab, kubectl: Kubectl) -
 
 def test_any_tag_of_a_stand_in_and_nothing_else_is_pulled(kubectl: Kubectl) -> None:
     kubectl.run("create", "-f", "-", stdin=pod("latest", "nginx"))
-    kubectl.run("create", "-f", "-", stdin=pod("tagged", "quay.io/mirror/nginx:1.9.9"))
+    kubectl.run("create", "-f", "-", stdin=pod("tagged", "mirror.gcr.io/library/nginx:1.9.9"))
     kubectl.run("create", "-f", "-", stdin=pod("agnhost", "registry.k8s.io/e2e-test-images/agnhost:2.63.0"))
     ready(kubectl)
     kubectl.run("create", "-f", "-", stdin=pod("foreign", "example.com/none/such:1"))
