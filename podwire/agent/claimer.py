@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from podwire.cni import spec
 from podwire.cni.spec import CniError
 from podwire.ipam.wish import Wish
+from podwire.model.api import ApiError
 
 CLAIM_SECONDS = 30.0
 RELEASE_SECONDS = 30.0
@@ -44,6 +45,9 @@ class Pending:
             raise CniError(spec.TRY_AGAIN, "no address claimed in time", f"waited {CLAIM_SECONDS:.0f} s") from None
         except CniError:
             raise
+        except ApiError as error:
+            details = f"no address that was claimed ahead is left, and the API does not take a claim: {error}"
+            raise CniError(spec.TRY_AGAIN, "cannot claim an address", details) from error
         except Exception as error:
             raise CniError(spec.TRY_AGAIN, "cannot claim an address", str(error)) from error
 

@@ -66,6 +66,7 @@ class Stock:
     attribute: Attribute
     pace: dict[int, Pace] = field(default_factory=dict)  # by width
     lent: dict[str, Lent] = field(default_factory=dict)
+    _risks: dict[Cidr, tuple[int, set[int]]] = field(default_factory=dict)
     _free: dict[Cidr, dict[int, None]] = field(default_factory=dict)
 
     @property
@@ -74,6 +75,8 @@ class Stock:
 
     def saw(self, cidr: Cidr, block: Block | None) -> None:
         """A block as it is stored now."""
+        if block is None or block.sequence != self._risks.get(cidr, (block.sequence,))[0]:
+            self._risks.pop(cidr, None)
         ours = [] if block is None else [at for at, a in enumerate(block.attributes) if a == self.attribute]
         if block is None or not ours:
             self._free.pop(cidr, None)
@@ -81,6 +84,17 @@ class Stock:
         lent = {ordinal for entry in self.lent.values() for where, ordinal in entry.spots if where == cidr}
         index = ours[0]
         self._free[cidr] = {o: None for o, at in enumerate(block.allocations) if at == index and o not in lent}
+
+    def unanswered(self, base: Block, block: Block) -> None:
+        """A write of `block` over `base` has no answer: it may land as long as `base` is what is stored, also when that
+        was read after it. What it takes from the stock is not safe to give without a write of our own."""
+        lost = {o for o in range(base.cidr.size) if base.holder(o) == self.attribute != block.holder(o)}
+        sequence, risky = self._risks.get(base.cidr, (base.sequence, set()))
+        self._risks[base.cidr] = (base.sequence, lost | (risky if sequence == base.sequence else set()))
+
+    def safe(self, cidr: Cidr, ordinal: int) -> bool:
+        """Ours on the API, whatever becomes of writes that have no answer."""
+        return cidr not in self._risks or ordinal not in self._risks[cidr][1]
 
     def left(self, width: int) -> int:
         return sum(len(free) for cidr, free in self._free.items() if cidr.width == width)

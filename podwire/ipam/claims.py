@@ -236,6 +236,7 @@ class Allocator:
         until `describe` says that it is back."""
         self._present = False
         self._ledger.doubtful.update(self.stock.cidrs())
+        self._ledger.lost.update(self.stock.cidrs())
 
     async def settled(self) -> None:
         """Wait until everything that was lent is written under its own handle. Raises IpamError, ApiError."""
@@ -268,8 +269,9 @@ class Allocator:
         if entry is not None:
             have = {FAMILY[cidr.width]: cidr.address(ordinal) for cidr, ordinal in entry.spots}
             return [have[f] for f in wish.families] if set(have) == set(wish.families) and not entry.dying else None
-        if wish.handle in self._ledger.index:
-            return None
+        unsettled = wish.handle in self._commit.tried or wish.handle in self._commit.dirty
+        if wish.handle in self._ledger.index or unsettled:
+            return None  # it has addresses, or a write that has no answer may still give it some
         if self._watched_pools is not None:
             self._pools = list(self._watched_pools())
         spots: list[Spot] = []
@@ -290,7 +292,8 @@ class Allocator:
     def _fits(self, cidr: Cidr, ordinal: int, spaces: list[Cidr]) -> bool:
         reserved = self._reserved(cidr)
         free = reserved is None or not reserved(cidr.first + ordinal)
-        return free and cidr not in self._ledger.doubtful and any(space.covers(cidr) for space in spaces)
+        sure = cidr not in self._ledger.lost and self.stock.safe(cidr, ordinal)
+        return free and sure and any(space.covers(cidr) for space in spaces)
 
     def _borrowed_from(self) -> bool:
         """Another node took addresses of our blocks: there is no block left to claim."""

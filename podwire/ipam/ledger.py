@@ -1,7 +1,7 @@
 """What one process believes of blocks: only what it read or wrote itself.
 
 A lost compare-and-swap, or a write whose outcome is unknown, puts a block in doubt: it is read again before anything
-is taken from it.
+is written to it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Ledger:
         self.held: dict[Cidr, Held] = {}
         self.index: dict[str, set[Cidr]] = {}  # handle → the blocks in which it holds something
         self.doubtful: set[Cidr] = set()
+        self.lost: set[Cidr] = set()  # those of the doubtful that others changed
         self.lenders: list[Cidr] = []
 
     def keep(self, held: Held, *, wanted: bool = False) -> None:
@@ -47,6 +48,7 @@ class Ledger:
 
     def _drop(self, cidr: Cidr) -> None:
         self.doubtful.discard(cidr)
+        self.lost.discard(cidr)
         known = self.held.pop(cidr, None)
         for handle in known.block.holdings() if known else ():
             self.index[handle].discard(cidr)

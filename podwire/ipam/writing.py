@@ -80,7 +80,10 @@ class Writing:
         except (ApiError, Lost) as error:
             self._ledger.doubtful.add(cidr)  # also after an ApiError: it may have been written
             if isinstance(error, ApiError):
+                self._stock.unanswered(base.block, block)
                 self.problem = error
+            else:
+                self._ledger.lost.add(cidr)
             return error
         if written is None:
             self._ledger.forget(cidr)

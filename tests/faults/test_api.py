@@ -18,6 +18,7 @@ from podwire.model.api import ApiError
 from podwire.model.gvr import IPAMBLOCKS, NAMESPACES, PODS
 from tests.faults.conftest import Site, Space
 from tests.netns.agent.conftest import until
+from tests.unit.ipam.faulty import stored
 
 FAULTS = [
     ApiError(0, "ConnectionError", "connection refused"),
@@ -33,8 +34,7 @@ def _allocated(site: Site) -> int:
 
 
 def _quiet(site: Site) -> None:
-    """Wait until the agent has nothing more to write: a write that is cut off puts its block in doubt, and nothing is
-    given from a block in doubt."""
+    """Wait until the agent has nothing more to write."""
     calls, since = -1, 0.0
 
     def still() -> bool:
@@ -80,6 +80,34 @@ def test_down(site: Site, error: ApiError) -> None:
     until("all on record", lambda: site.held() == {f"p-{pod}": [address] for pod, (_, address) in made.items()})
     for pod, (where, _) in made.items():
         site.delete(pod, where)
+    site.clean()
+
+
+def test_down_in_the_middle_of_a_write(site: Site) -> None:
+    """The answer to a block's write is lost, and then the API is away: what is claimed ahead is given all the same."""
+    _make_pods(site, *(f"p{number}" for number in range(40)))
+    made = {"p0": site.space()}
+    addresses = {"p0": _address(site.add("p0", made["p0"]))}
+    site.settle()
+    _quiet(site)
+    stock = sum(handle.startswith("podwire-ahead-") for handle in stored(site.api.fake).values())
+    away = ApiError(0, "ConnectionError", "connection refused")
+    site.api.fake.fail_next(away, verb="update", plural="ipamblocks", times=1 << 40)
+    for number in range(1, 41):
+        if number == 2:
+            until("a write of the block failed", lambda: sum(f.times < 1 << 40 for f in site.api.fake._faults))
+            site.api.fake.fail_next(away, times=1 << 40)
+        name, space = f"p{number}", site.space()
+        code, answer = site.call("ADD", name, space.path)
+        if code:
+            break
+        made[name], addresses[name] = space, _address(answer)
+    assert answer["code"] == 11 and "claimed ahead" in answer["details"] and away.message in answer["details"], answer
+    assert len(addresses) == 1 + stock == len(set(addresses.values())), (addresses, stock)
+    site.api.fake.recover()
+    until("all on record", lambda: site.held() == {f"p-{pod}": [address] for pod, address in addresses.items()})
+    for pod, space in made.items():
+        site.delete(pod, space)
     site.clean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,13 @@ from podwire.ipam.claims import Allocator, NoAddresses
 from podwire.ipam.crds import default_pool
 from podwire.ipam.wish import Wish
 from podwire.kube.fake import FakeApi
-from podwire.model.gvr import IPAMBLOCKS, IPAMHANDLES, IPPOOLS
+from podwire.model.address import Cidr
+from podwire.model.api import ApiError
+from podwire.model.gvr import GVR, IPAMBLOCKS, IPAMHANDLES, IPPOOLS
+from tests.unit.ipam import faulty
 
 POD = {"namespace": "default", "pod": "web"}
+CIDR = Cidr.parse("10.244.0.0/29")
 
 
 async def cluster(pool: str = "10.244.0.0/16", block_size: int = 26) -> FakeApi:
@@ -90,6 +95,56 @@ async def test_the_api_is_down_and_pods_still_start() -> None:
     api._faults.clear()
     await a.settled()
     assert {stored(api)[address] for address in got} == {f"h{n}" for n in range(ahead.FIRST)}
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["lost", "landed"])
+async def test_the_api_goes_in_the_middle_of_a_write(landed: bool) -> None:
+    """Everything in the stock can still be given, then the error is the API's."""
+
+    class Cut(FakeApi):
+        down = False
+
+        async def update(self, gvr: GVR, obj: Any, *, subresource: str = "") -> Any:
+            if not (self.down and gvr == IPAMBLOCKS):
+                return await FakeApi.update(self, gvr, obj, subresource=subresource)
+            if landed:
+                await FakeApi.update(self, gvr, obj)
+            self.fail_next(times=1 << 40)
+            raise ApiError(0, "ConnectionError", "the answer was lost")
+
+    api = Cut()
+    await api.create(IPPOOLS, default_pool("10.244.0.0/16", block_size=26))
+    a = await ready(api)
+    api.down = True
+    stocked = a.stock.left(32)
+    told = {"h0": (await a.assign(Wish("h0", POD)))[0]}
+    with pytest.raises(ApiError):
+        await a.settled()
+    for number in range(1, stocked):
+        told[f"h{number}"] = (await a.assign(Wish(f"h{number}", POD)))[0]
+    with pytest.raises(ApiError, match="refused"):
+        await a.assign(Wish("one more", POD))
+    assert len(set(told.values())) == stocked and set(told.values()) <= faulty.stored(api).keys()
+    api.down = False
+    api.recover()
+    await a.settled()
+    assert {handle: address for address, handle in stored(api).items() if handle in told} == told
+
+
+def test_what_an_unanswered_write_may_take_is_not_given() -> None:
+    stock = ahead.Stock(blocks.Attribute.of("podwire-ahead-a", {"instance": "1"}))
+    draft = blocks.Draft(blocks.fresh(CIDR, "host:a"))
+    assert [draft.take(stock.attribute) for _ in range(3)] == [0, 1, 2]
+    base = draft.done()
+    stock.saw(CIDR, base)
+    (draft := blocks.Draft(base)).release([1])
+    stock.unanswered(base, draft.done())
+    (other := blocks.Draft(base)).release([2])
+    stock.unanswered(base, other.done())
+    stock.saw(CIDR, base)
+    assert [stock.safe(CIDR, o) for o in range(3)] == [True, False, False], "read again: it may still land"
+    stock.saw(CIDR, replace(base, sequence=base.sequence + 1))
+    assert all(stock.safe(CIDR, o) for o in range(3)), "too late for it"
 
 
 async def test_crash_between_answer_and_rewrite() -> None:

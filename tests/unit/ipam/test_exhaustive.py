@@ -9,7 +9,6 @@ import pytest
 
 from podwire.ipam import claims, stored
 from podwire.ipam.commit import Commit
-from podwire.ipam.writing import Writing
 from tests.unit.ipam.exploring import Scene, Search, Wrong
 from tests.unit.ipam.planting import planted
 from tests.unit.ipam.stepping import Plan, pool_of, steps
@@ -52,21 +51,15 @@ SCENES = {
 
 @pytest.mark.parametrize("name", SCENES)
 def test_every_order(name: str) -> None:
-    """States seen: 768, 18,434, 93,773, 29,592, 10,935, 21,555, 705, 1,072, 9,769 and 6,396."""
+    """States seen: 768, 18,434, 93,773, 29,592, 10,935, 21,555, 705, 1,072, 9,757 and 6,396."""
     found = Search(SCENES[name]).run()
     assert found.ends > 1 and found.states > 700
 
 
 MISTAKES: dict[str, tuple[str, tuple[Any, str, str, str]]] = {
-    # Alone it does no harm, as the version refuses the next write: but an address from the stock needs no write.
-    "no doubt after a write whose outcome is unknown": (
+    "given from the stock while a write may yet give it another": (
         "drawn while a write is under way",
-        (Writing, "_write_block", "self._ledger.doubtful.add(cidr)",
-         "isinstance(error, Lost) and self._ledger.doubtful.add(cidr)"),
-    ),
-    "given from the stock while its block is in doubt": (
-        "drawn while a write is under way",
-        (claims.Allocator, "_fits", "free and cidr not in self._ledger.doubtful and", "free and"),
+        (claims.Allocator, "_from_stock", " or unsettled", ""),
     ),
     "blocks written without their version": (
         "one borrows from the other",
@@ -95,6 +88,8 @@ MISTAKES: dict[str, tuple[str, tuple[Any, str, str, str]]] = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_planted_mistake_is_found(name: str) -> None:
+    """Not among them, for it was searched for and does no harm: no doubt after a write whose outcome is unknown. The
+    version refuses the next write, and what needs no write (the stock) gives nothing that such a write may take."""
     scene, mistake = MISTAKES[name]
     with planted(*mistake), pytest.raises(Wrong):
         Search(SCENES[scene]).run()
