@@ -69,6 +69,8 @@ _RULES = {
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
+		oifname "%(prefix)s*" icmp type redirect counter drop
+		oifname "%(prefix)s*" icmpv6 type { 134, 137 } counter drop
 		oifname "%(prefix)s*" oifname . ip daddr != @endpoints oifname . ip daddr != @sources counter drop
 		oifname "%(prefix)s*" oifname . ip6 daddr != @endpoints6 oifname . ip6 daddr != @sources6 counter drop
 	}""",

@@ -27,6 +27,14 @@ _SETS = """\
 	}
 """
 
+_NEVER = """\
+		icmp type redirect counter drop
+		icmpv6 type { 134, 137 } counter drop
+		udp sport 67 udp dport 68 counter drop
+		udp sport 547 udp dport 546 counter drop
+"""
+"""What routers and DHCP servers say: no pod is one."""
+
 
 def bridge(prefix: str) -> str:
     """The body of `bridge podwire`."""
@@ -44,7 +52,7 @@ def bridge(prefix: str) -> str:
 	}}
 	chain from {{
 		iifname . ether saddr != @macs counter drop
-		ether type ip iifname . ip saddr @endpoints accept
+{_NEVER}		ether type ip iifname . ip saddr @endpoints accept
 		ether type arp iifname . arp saddr ether != @macs counter drop
 		ether type arp iifname . arp saddr ip @endpoints accept
 		icmpv6 type 136 @th,64,10 != 0x3fa iifname . @th,64,128 != @targets6 counter drop
@@ -58,10 +66,12 @@ def bridge(prefix: str) -> str:
 		oifname @governed goto to
 	}}
 	chain to {{
+		icmp type redirect counter drop
+		icmpv6 type {{ 134, 137 }} counter drop
 		ether type ip oifname . ip daddr @endpoints accept
 		ether type arp oifname . arp daddr ip @endpoints accept
 		ether type ip6 oifname . ip6 daddr @endpoints6 accept
-		ip6 hoplimit 255 ip6 daddr {{ ff02::/16, fe80::/10 }} icmpv6 type {{ 134, 135, 136 }} accept
+		ip6 hoplimit 255 ip6 daddr {{ ff02::/16, fe80::/10 }} icmpv6 type {{ 135, 136 }} accept
 		counter drop
 	}}"""
 
@@ -74,7 +84,7 @@ def adopted() -> str:
 		iifname @governed goto from
 	}}
 	chain from {{
-		iifname . ip saddr @endpoints return
+{_NEVER}		iifname . ip saddr @endpoints return
 		iifname . ip6 saddr @endpoints6 return
 		ip6 hoplimit 255 ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ 133, 135, 136 }} return
 		counter drop
