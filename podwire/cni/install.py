@@ -2,8 +2,10 @@
 
 Runtimes watch the directory, so every file appears whole (written beside, then renamed; a link in its place is
 replaced, never followed), the executables before the configuration that names them. A program of somebody else's is
-replaced only when told so, is kept beside, and comes back. On removal the configuration goes first: the node turns
-NotReady and gets no new pods; the executables follow when no attachment is left that a runtime must DEL by them.
+replaced only when told so, is kept beside, and comes back. Configurations of others make way when told so: they are
+renamed, so that no runtime reads them, and come back, too. On removal the configuration goes first: the node turns
+NotReady and gets no new pods; the executables follow when no attachment is left that a runtime must DEL by them, and
+then what made way comes back.
 
 Nothing here is a secret: the shim needs the socket alone, so no kubeconfig and no token is ever written to these
 directories.
@@ -27,6 +29,8 @@ CONFLIST = "05-podwire.conflist"
 OWN = (PROGRAM, "podwire-ipam")
 REFERENCE = ("portmap", "bandwidth", "loopback", "host-local")
 """Names of the reference plugins that we serve, too."""
+CALLERS = frozenset({"multus", "multus-shim", "multus-cni", "genie"})
+"""Plugins that stand before others: they read the directory, or were made from our own list, and stay."""
 _ASIDE = ".before-podwire"
 _MANIFEST = "podwire.installed"
 
@@ -238,6 +242,9 @@ def plan_uninstall(places: Places) -> tuple[Plan, Plan]:
     for path in (places.bin_dir / f"{PROGRAM}.paths", places.manifest):
         if os.path.lexists(path):
             steps.append(Step(path, None))
+    for path in aside(places):
+        back = path.with_name(path.name.removesuffix(_ASIDE))
+        steps.append(Step(back, None, back=path) if not os.path.lexists(back) else Step(path, None))
     return Plan(tuple(first)), Plan(tuple(steps), tuple(foreign))
 
 
@@ -260,6 +267,26 @@ def _is_deleted(record: bytes) -> bool:
         return bool(json.loads(record).get("state") == "deleted")
     except (ValueError, AttributeError):
         return False
+
+
+def set_aside(places: Places) -> list[Path]:
+    """Rename the configurations of others; which they were. None where Podwire itself stands behind another plugin,
+    and not those of plugins that call further ones by these very files (`CALLERS`). Raises OSError."""
+    own = read(places.listing)
+    if own is None or listing.is_chained(own):
+        return []
+    found = [path for path in other_lists(places) if not set(listing.types(read(path) or b"")) & CALLERS]
+    for path in found:
+        path.rename(path.with_name(path.name + _ASIDE))
+    return found
+
+
+def aside(places: Places) -> list[Path]:
+    """Where the configurations that made way are, in order."""
+    try:
+        return sorted(path for path in places.conf_dir.iterdir() if path.name.endswith(_ASIDE))
+    except OSError:
+        return []
 
 
 def other_lists(places: Places) -> list[Path]:

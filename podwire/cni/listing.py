@@ -80,6 +80,16 @@ def appended(text: bytes, where: str) -> str:
     return json.dumps(whole, indent=2) + "\n"
 
 
+def types(text: bytes) -> list[str]:
+    """The plugins that a configuration or a list of them names, in order; none when it is neither."""
+    try:
+        whole = json.loads(text)
+        plugins = whole.get("plugins", [whole])
+        return [str(plugin["type"]) for plugin in plugins if isinstance(plugin, dict) and "type" in plugin]
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return []
+
+
 def is_chained(text: bytes) -> bool:
     """Whether a list has Podwire behind another plugin."""
     try:
