@@ -242,7 +242,7 @@ def plan_uninstall(places: Places) -> tuple[Plan, Plan]:
     for path in (places.bin_dir / f"{PROGRAM}.paths", places.manifest):
         if os.path.lexists(path):
             steps.append(Step(path, None))
-    for path in aside(places):
+    for path in made_way(places):
         back = path.with_name(path.name.removesuffix(_ASIDE))
         steps.append(Step(back, None, back=path) if not os.path.lexists(back) else Step(path, None))
     return Plan(tuple(first)), Plan(tuple(steps), tuple(foreign))
@@ -281,7 +281,7 @@ def set_aside(places: Places) -> list[Path]:
     return found
 
 
-def aside(places: Places) -> list[Path]:
+def made_way(places: Places) -> list[Path]:
     """Where the configurations that made way are, in order."""
     try:
         return sorted(path for path in places.conf_dir.iterdir() if path.name.endswith(_ASIDE))

@@ -19,6 +19,7 @@ from podwire.model.gvr import (
     CONFIGMAPS,
     CRDS,
     DAEMONSETS,
+    DEPLOYMENTS,
     GVR,
     IPPOOLS,
     NAMESPACES,
@@ -37,7 +38,10 @@ KINDS = {
         SERVICEACCOUNTS,
         CONFIGMAPS,
         DAEMONSETS,
+        DEPLOYMENTS,
         CRDS,
+        GVR(_RBAC, "v1", "roles", "Role"),
+        GVR(_RBAC, "v1", "rolebindings", "RoleBinding"),
         GVR(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False),
         GVR(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
         GVR(_ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False),
@@ -113,7 +117,7 @@ async def apply(api: Api, options: Options, say: Say) -> None:
         say(f"address pool {pool['metadata']['name']}: {options.pod_cidr}")
     for each in manifests.workload(options):
         await _put(api, each)
-    say(f"roles, policy, settings and DaemonSet {options.namespace}/{AGENT} are applied")
+    say(f"roles, policy, settings, controller and DaemonSet {options.namespace}/{AGENT} are applied")
 
 
 async def _put(api: Api, one: Object) -> None:

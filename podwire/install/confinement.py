@@ -28,11 +28,12 @@ CLAIM = "authentication.kubernetes.io/node-name"
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What must hold when an agent writes a kind; `says` is the refusal's text."""
+    """What must hold when an agent writes a kind, or the subresource `part` of it; `says` is the refusal's text."""
 
     kind: GVR
     expression: str
     says: str
+    part: str = ""
 
 
 def _who(where: str) -> str:
@@ -118,9 +119,7 @@ def objects(options: Options, labels: dict[str, str]) -> list[Object]:
     api = "admissionregistration.k8s.io/v1"
     account = f"system:serviceaccount:{options.namespace}:{AGENT}"
     head = {"name": POLICY, "labels": labels}
-    kinds = {
-        kind: stored_gvr(kind) if options.classic else kind for kind in dict.fromkeys(c.kind for c in CONFINEMENTS)
-    }
+    resources = dict.fromkeys((_stored(c.kind, options), c.part) for c in CONFINEMENTS)
     policy = {
         "apiVersion": api,
         "kind": "ValidatingAdmissionPolicy",
@@ -134,9 +133,9 @@ def objects(options: Options, labels: dict[str, str]) -> list[Object]:
                         "apiGroups": [kind.group],
                         "apiVersions": ["*"],
                         "operations": ["CREATE", "UPDATE", "DELETE"],
-                        "resources": [kind.plural],
+                        "resources": [f"{kind.plural}/{part}" if part else kind.plural],
                     }
-                    for kind in kinds.values()
+                    for kind, part in resources
                 ],
             },
             "matchConditions": [
@@ -154,7 +153,7 @@ def objects(options: Options, labels: dict[str, str]) -> list[Object]:
                     f" client certificate of {NODE_USER}NODE",
                     "reason": "Forbidden",
                 },
-                *(_validation(confinement, kinds[confinement.kind]) for confinement in CONFINEMENTS),
+                *(_validation(each, _stored(each.kind, options)) for each in CONFINEMENTS),
             ],
         },
     }
@@ -167,9 +166,14 @@ def objects(options: Options, labels: dict[str, str]) -> list[Object]:
     return [policy, binding]
 
 
+def _stored(kind: GVR, options: Options) -> GVR:
+    return stored_gvr(kind) if options.classic else kind
+
+
 def _validation(confinement: Confinement, kind: GVR) -> Object:
+    other = f"request.resource.resource != '{kind.plural}' || request.subResource != '{confinement.part}'"
     return {
-        "expression": f"request.resource.resource != '{kind.plural}' || ({confinement.expression})",
+        "expression": f"{other} || ({confinement.expression})",
         "messageExpression": f"'{confinement.says}; this one is of node ' + variables.me",
         "reason": "Forbidden",
     }

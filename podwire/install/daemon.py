@@ -1,11 +1,11 @@
-"""The agent on every node: its settings and its DaemonSet, with no more power there than its work needs. Pure."""
+"""The agent on every node and the controller: settings, DaemonSet, Deployment, with no more power than needed. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
-from podwire.install.options import AGENT, Options
+from podwire.install.options import AGENT, CONTROLLER, Options
 
 Object = dict[str, Any]
 
@@ -39,6 +39,8 @@ def settings(options: Options) -> str:
         f'shim = "{SHIM}"',
         f'proc_sys = "{PROC_SYS}"',
         "set_aside = true",
+        "cluster_duties = false",
+        f'lease_namespace = "{options.namespace}"',
         f"health_port = {HEALTH_PORT}",
         f"mtu = {options.mtu}",
         f'api_server = "{options.api_server}"',
@@ -52,7 +54,7 @@ def digest(text: str) -> str:
 
 
 def objects(options: Options, labels: dict[str, str], text: str, mark: str) -> list[Object]:
-    """ConfigMap with `text` and DaemonSet; `mark` stands for the text in the pods' template."""
+    """ConfigMap with `text`, DaemonSet and Deployment; `mark` stands for the text in the pods' templates."""
     head = {"name": AGENT, "namespace": options.namespace, "labels": labels}
     settings_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": head, "data": {"agent.toml": text}}
     selector = {"app.kubernetes.io/name": "podwire", "app.kubernetes.io/component": "agent"}
@@ -77,7 +79,57 @@ def objects(options: Options, labels: dict[str, str], text: str, mark: str) -> l
             },
         },
     }
-    return [settings_map, daemons]
+    return [settings_map, daemons, _controller(options, {**labels, "app.kubernetes.io/component": "controller"}, mark)]
+
+
+def _controller(options: Options, labels: dict[str, str], mark: str) -> Object:
+    """One process without any power on its node: it speaks to the API alone."""
+    selector = {"app.kubernetes.io/name": "podwire", "app.kubernetes.io/component": "controller"}
+    container = {
+        "name": "controller",
+        "image": options.image,
+        "imagePullPolicy": options.pull_policy,
+        "command": ["podwire", "controller"],
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": {
+            "runAsUser": 65534,
+            "runAsGroup": 65534,
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "settings", "mountPath": "/etc/podwire", "readOnly": True}],
+    }
+    spec = {
+        "serviceAccountName": CONTROLLER,
+        "automountServiceAccountToken": True,
+        "priorityClassName": "system-cluster-critical",
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [
+            {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"},
+            {"key": "CriticalAddonsOnly", "operator": "Exists"},
+        ],
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "settings", "configMap": {"name": AGENT}}],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": CONTROLLER, "namespace": options.namespace, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": selector},
+            "template": {
+                "metadata": {"labels": {**labels, **selector}, "annotations": {"podwire/settings": mark}},
+                "spec": spec,
+            },
+        },
+    }
 
 
 def _pod(options: Options) -> Object:

@@ -12,6 +12,8 @@ from podwire import __version__
 NAMESPACE = "kube-system"
 AGENT = "podwire-agent"
 """Name of the node daemon's DaemonSet, ServiceAccount, ConfigMap and roles."""
+CONTROLLER = "podwire-controller"
+"""Name of what does the duties that concern all nodes: its Deployment, ServiceAccount, roles and Lease."""
 NODE_GROUP, NODE_USER = "podwire:agents", "podwire:agent:"
 """Who a host-service agent is: a client certificate of this group, its name with the node's behind it."""
 IMAGE = f"podwire/podwire:{__version__}"

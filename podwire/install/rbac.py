@@ -1,4 +1,4 @@
-"""What the agent may do with the API: each verb it uses, and none else. Pure.
+"""What agent and controller may do with the API: each verb they use, and none else. Pure.
 
 A verb that a page of the agent newly uses gets its row here, or the tests fail. What RBAC cannot say (only its own
 node's objects) is said by `confinement`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from podwire.install.options import AGENT, NODE_GROUP, Options
+from podwire.install.options import AGENT, CONTROLLER, NODE_GROUP, Options
 from podwire.ipam.layout import CLASSIC, NATIVE, stored_gvr
 from podwire.model.gvr import (
     BLOCKAFFINITIES,
@@ -21,6 +21,7 @@ from podwire.model.gvr import (
     IPAMHANDLES,
     IPPOOLS,
     IPRESERVATIONS,
+    LEASES,
     NAMESPACES,
     NODES,
     PODS,
@@ -62,6 +63,24 @@ GRANTS = (
 )
 
 
+CONTROLLER_GRANTS = (
+    Grant(NODES, ("get", "list"), "which nodes there are"),
+    Grant(PODS, ("get",), "whether the pod of an address still lives"),
+    Grant(IPAMBLOCKS, ("get", "list", "update", "delete"), "free what vanished nodes held"),
+    Grant(BLOCKAFFINITIES, ("get", "list", "update", "delete"), "give up their blocks"),
+    Grant(IPAMHANDLES, ("get", "list", "create", "update", "delete"), "forget handles that hold nothing"),
+    Grant(IPPOOLS, ("list",), "where addresses come from"),
+    Grant(IPAMCONFIGS, ("get",), "rules of address assignment"),
+    GRANTS[-1],
+)
+LEASE_GRANTS = (
+    Grant(LEASES, ("create",), "be a candidate"),
+    Grant(LEASES, ("get", "update"), "hold the duties", (CONTROLLER,)),
+    Grant(EVENTS, ("create", "patch"), "tell who holds them"),
+)
+"""In the namespace of the Lease alone."""
+
+
 def rules(grants: tuple[Grant, ...], *, classic: bool) -> list[Object]:
     """As in a ClusterRole."""
     found = []
@@ -79,29 +98,47 @@ def rules(grants: tuple[Grant, ...], *, classic: bool) -> list[Object]:
 
 
 def objects(options: Options, labels: dict[str, str]) -> list[Object]:
-    """ServiceAccount, ClusterRole, and the binding of both the DaemonSet's and the host services' identity."""
-    api = "rbac.authorization.k8s.io"
-    head = {"name": AGENT, "labels": labels}
-    role = {
-        "apiVersion": f"{api}/v1",
-        "kind": "ClusterRole",
-        "metadata": head,
-        "rules": rules(GRANTS, classic=options.classic),
-    }
-    binding = {
-        "apiVersion": f"{api}/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": head,
-        "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": AGENT},
-        "subjects": [
-            {"kind": "ServiceAccount", "name": AGENT, "namespace": options.namespace},
-            {"apiGroup": api, "kind": "Group", "name": NODE_GROUP},
-        ],
-    }
-    account = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {**head, "namespace": options.namespace},
-        "automountServiceAccountToken": False,
-    }
-    return [account, role, binding]
+    """Accounts, roles and bindings; the agent's role is also for host services."""
+    classic, place = options.classic, options.namespace
+    host_services = {"apiGroup": _GROUP, "kind": "Group", "name": NODE_GROUP}
+    return [
+        _account(AGENT, place, labels),
+        *_role("Cluster", AGENT, "", rules(GRANTS, classic=classic), labels, [_subject(AGENT, place), host_services]),
+        _account(CONTROLLER, place, labels),
+        *_role(
+            "Cluster",
+            CONTROLLER,
+            "",
+            rules(CONTROLLER_GRANTS, classic=classic),
+            labels,
+            [_subject(CONTROLLER, place)],
+        ),
+        *_role("", CONTROLLER, place, rules(LEASE_GRANTS, classic=False), labels, [_subject(CONTROLLER, place)]),
+    ]
+
+
+_GROUP = "rbac.authorization.k8s.io"
+
+
+def _account(name: str, namespace: str, labels: dict[str, str]) -> Object:
+    head = {"name": name, "labels": labels, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": head, "automountServiceAccountToken": False}
+
+
+def _subject(name: str, namespace: str) -> Object:
+    return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+
+
+def _role(
+    scope: str, name: str, namespace: str, granted: list[Object], labels: dict[str, str], subjects: list[Object]
+) -> list[Object]:
+    """A role of `scope` (Cluster or none) and its binding."""
+    head: Object = {"name": name, "labels": labels}
+    if namespace:
+        head["namespace"] = namespace
+    api, kind = f"{_GROUP}/v1", f"{scope}Role"
+    reference = {"apiGroup": _GROUP, "kind": kind, "name": name}
+    return [
+        {"apiVersion": api, "kind": kind, "metadata": head, "rules": granted},
+        {"apiVersion": api, "kind": f"{kind}Binding", "metadata": head, "roleRef": reference, "subjects": subjects},
+    ]

@@ -54,8 +54,14 @@ class Plane:
         )
 
 
+def programs() -> Path:
+    """The folder of etcd and kube-apiserver; built now where they are not."""
+    build = [Path(__file__).parent / "build", "etcd", "kube-apiserver"]
+    return Path(subprocess.run(build, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+
+
 @contextmanager
-def running(programs: Path, folder: Path) -> Iterator[Plane]:
+def running(place: Path, folder: Path) -> Iterator[Plane]:
     """A control plane that ends with the block; what it says goes to files in `folder`."""
     client_port, peer_port, api_port = _free(3)
     server = f"https://127.0.0.1:{api_port}"
@@ -63,12 +69,12 @@ def running(programs: Path, folder: Path) -> Iterator[Plane]:
     with ExitStack() as stack:
         urls = [f"http://127.0.0.1:{port}" for port in (client_port, peer_port)]
         _start(
-            stack, folder, programs / "etcd", f"--data-dir={folder / 'etcd'}", f"--listen-client-urls={urls[0]}",
+            stack, folder, place / "etcd", f"--data-dir={folder / 'etcd'}", f"--listen-client-urls={urls[0]}",
             f"--advertise-client-urls={urls[0]}", f"--listen-peer-urls={urls[1]}", "--unsafe-no-fsync",
             f"--initial-advertise-peer-urls={urls[1]}", f"--initial-cluster=default={urls[1]}",
         )  # fmt: skip
         _start(
-            stack, folder, programs / "kube-apiserver", f"--etcd-servers={urls[0]}", f"--secure-port={api_port}",
+            stack, folder, place / "kube-apiserver", f"--etcd-servers={urls[0]}", f"--secure-port={api_port}",
             "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
             f"--tls-cert-file={folder / 'apiserver.crt'}", f"--tls-private-key-file={folder / 'apiserver.key'}",
             f"--client-ca-file={folder / 'ca.crt'}", f"--service-account-key-file={folder / 'sa.pub'}",

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from podwire.agent import config, duties
 from podwire.cli.install import install as install_command
-from podwire.install import apply, manifests
-from podwire.install.options import AGENT, NODE_GROUP, NODE_USER, Options
+from podwire.install import apply, daemon, manifests
+from podwire.install.options import AGENT, CONTROLLER, NODE_GROUP, NODE_USER, Options
 from podwire.ipam import blocks
 from podwire.ipam.claims import Allocator
 from podwire.ipam.wish import Wish
@@ -30,12 +31,13 @@ from podwire.model.gvr import (
     IPAMBLOCKS,
     IPAMHANDLES,
     IPPOOLS,
+    LEASES,
     NODES,
     PODS,
     SECRETS,
     SERVICEACCOUNTS,
 )
-from tests.kubernetes.plane import Plane, running
+from tests.kubernetes.plane import Plane, programs, running
 
 Object = dict[str, Any]
 Identity = Callable[[Plane, str], Awaitable[Cluster]]
@@ -44,8 +46,8 @@ FACTS = {"namespace": "default", "pod": "web"}
 
 
 @pytest.fixture(scope="module")
-def plane(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    with running(built, tmp_path_factory.mktemp("plane")) as found:
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with running(programs(), tmp_path_factory.mktemp("plane")) as found:
         yield found
 
 
@@ -334,6 +336,29 @@ async def test_a_block_keeps_what_others_hold(installed: Plane, admin: Client) -
         stored = await agent.update(IPAMBLOCKS, stored)
         stored["spec"] |= {"attributes": stored["spec"]["attributes"][1:], "allocations": [0, None, None, None]}
         await agent.update(IPAMBLOCKS, stored)
+
+
+async def test_the_controller_can_do_its_work(installed: Plane, admin: Client, tmp_path: Path) -> None:
+    """It takes the Lease, and frees what a vanished node held, with its own rights."""
+    await admin.create(IPAMBLOCKS, a_block("gone", "gone"))
+    await admin.create(BLOCKAFFINITIES, an_affinity("gone"))
+    await admin.create(IPAMHANDLES, a_handle("net.x"))
+    (tmp_path / "agent.toml").write_text(daemon.settings(OPTIONS))
+    settings = config.load(tmp_path / "agent.toml", {}, node_name=duties.NOBODY, leak_grace=1)
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    made = await admin.create(SERVICEACCOUNTS, body, OPTIONS.namespace, subresource="token", name=CONTROLLER)
+    async with speaking(installed, installed.with_token(made["status"]["token"])) as client:
+        work = asyncio.ensure_future(duties.serve(client, settings))
+        try:
+            async with asyncio.timeout(60):
+                while any([(await admin.list(kind))[0] for kind in (IPAMBLOCKS, BLOCKAFFINITIES, IPAMHANDLES)]):
+                    assert not work.done(), work.exception()
+                    await asyncio.sleep(0.2)
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+    lease = await admin.get(LEASES, CONTROLLER, OPTIONS.namespace)
+    assert "holderIdentity" in lease["spec"]
 
 
 async def test_an_identity_without_a_node_writes_nothing(installed: Plane) -> None:

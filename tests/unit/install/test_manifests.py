@@ -11,7 +11,7 @@ import yaml
 
 from podwire.agent import config
 from podwire.install import confinement, daemon, manifests, rbac
-from podwire.install.options import AGENT, NODE_GROUP, OptionError, Options, check, chosen
+from podwire.install.options import AGENT, CONTROLLER, NODE_GROUP, OptionError, Options, check, chosen
 
 Object = dict[str, Any]
 
@@ -66,7 +66,7 @@ def test_kinds_come_first_and_nothing_comes_twice(options: Options) -> None:
 @variants
 def test_namespaced_objects_are_in_the_namespace(options: Options) -> None:
     for each in manifests.everything(options):
-        if each["kind"] in ("ServiceAccount", "ConfigMap", "DaemonSet"):
+        if each["kind"] in ("ServiceAccount", "ConfigMap", "DaemonSet", "Deployment", "Role", "RoleBinding"):
             assert each["metadata"]["namespace"] == options.namespace
         else:
             assert "namespace" not in each["metadata"]
@@ -76,8 +76,7 @@ def test_namespaced_objects_are_in_the_namespace(options: Options) -> None:
 
 @variants
 def test_no_right_is_a_wildcard(options: Options) -> None:
-    (role,) = of("ClusterRole", options)
-    for rule in role["rules"]:
+    for rule in [rule for role in (*of("ClusterRole", options), *of("Role", options)) for rule in role["rules"]]:
         for part in ("apiGroups", "resources", "verbs"):
             assert rule[part] and "*" not in "".join(rule[part])
         assert not set(rule["verbs"]) & {"deletecollection", "impersonate", "bind", "escalate"}
@@ -86,7 +85,7 @@ def test_no_right_is_a_wildcard(options: Options) -> None:
 
 @variants
 def test_agents_write_nothing_that_is_not_confined(options: Options) -> None:
-    (role,), (policy,) = of("ClusterRole", options), of("ValidatingAdmissionPolicy", options)
+    (role, _), (policy,) = of("ClusterRole", options), of("ValidatingAdmissionPolicy", options)
     confined = {
         (rule["apiGroups"][0], rule["resources"][0]) for rule in policy["spec"]["matchConstraints"]["resourceRules"]
     }
@@ -101,7 +100,7 @@ def test_agents_write_nothing_that_is_not_confined(options: Options) -> None:
 
 @variants
 def test_every_identity_with_the_role_is_confined(options: Options) -> None:
-    (binding,), (policy,) = of("ClusterRoleBinding", options), of("ValidatingAdmissionPolicy", options)
+    (binding, _), (policy,) = of("ClusterRoleBinding", options), of("ValidatingAdmissionPolicy", options)
     (condition,) = policy["spec"]["matchConditions"]
     for subject in binding["subjects"]:
         if subject["kind"] == "Group":
@@ -134,6 +133,18 @@ def test_the_agent_has_no_more_power_than_it_names(options: Options) -> None:
 
 
 @variants
+def test_the_controller_has_no_power_on_its_node(options: Options) -> None:
+    (found,) = of("Deployment", options)
+    spec = found["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    context = container["securityContext"]
+    assert context["runAsNonRoot"] and context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert "hostNetwork" not in spec and not any("hostPath" in volume for volume in spec["volumes"])
+    assert container["image"] == options.image
+
+
+@variants
 def test_every_mount_has_its_volume(options: Options) -> None:
     (container,) = pod(options)["containers"]
     volumes = {volume["name"] for volume in pod(options)["volumes"]}
@@ -159,7 +170,8 @@ def test_the_agent_understands_its_settings(options: Options, tmp_path: Any) -> 
     path.write_text(settings["data"]["agent.toml"])
     found = config.load(path, {"PODWIRE_NODE_NAME": "n1"})
     assert (found.mtu, found.api_server, found.health_port) == (options.mtu, options.api_server, daemon.HEALTH_PORT)
-    assert found.set_aside and str(found.proc_sys) == daemon.PROC_SYS
+    assert found.set_aside and not found.cluster_duties and found.lease_namespace == options.namespace
+    assert str(found.proc_sys) == daemon.PROC_SYS
     inside = {mount["mountPath"] for mount in pod(options)["containers"][0]["volumeMounts"]}
     for place in (found.conf_dir, found.bin_dir, found.state_dir, found.socket.parent, found.proc_sys / "net"):
         assert str(place) in inside
@@ -175,11 +187,11 @@ def test_settings_that_change_bring_new_pods() -> None:
 
 
 def test_the_selector_of_a_daemon_set_does_not_change_with_the_version() -> None:
-    (found,) = of("DaemonSet", Options())
-    selector = found["spec"]["selector"]["matchLabels"]
-    assert set(selector) == {"app.kubernetes.io/name", "app.kubernetes.io/component"}
-    assert selector.items() <= found["spec"]["template"]["metadata"]["labels"].items()
-    assert found["metadata"]["name"] == AGENT
+    for found, name in ((of("DaemonSet", Options())[0], AGENT), (of("Deployment", Options())[0], CONTROLLER)):
+        selector = found["spec"]["selector"]["matchLabels"]
+        assert set(selector) == {"app.kubernetes.io/name", "app.kubernetes.io/component"}
+        assert selector.items() <= found["spec"]["template"]["metadata"]["labels"].items()
+        assert found["metadata"]["name"] == name
 
 
 def test_names_of_grants_reach_the_role() -> None:
