@@ -56,6 +56,7 @@ VARIABLES = {
     f" ? request.userInfo.username.substring({len(NODE_USER)})"
     f" : (has(request.userInfo.extra) && '{CLAIM}' in request.userInfo.extra"
     f" ? request.userInfo.extra['{CLAIM}'][0] : '')",
+    "part": "has(request.subResource) ? request.subResource : ''",
     "mine": "'host:' + variables.me",
     "made": "request.operation == 'CREATE'",
     "removed": "request.operation == 'DELETE'",
@@ -171,7 +172,7 @@ def _stored(kind: GVR, options: Options) -> GVR:
 
 
 def _validation(confinement: Confinement, kind: GVR) -> Object:
-    other = f"request.resource.resource != '{kind.plural}' || request.subResource != '{confinement.part}'"
+    other = f"request.resource.resource != '{kind.plural}' || variables.part != '{confinement.part}'"
     return {
         "expression": f"{other} || ({confinement.expression})",
         "messageExpression": f"'{confinement.says}; this one is of node ' + variables.me",
