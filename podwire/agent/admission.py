@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from errno import ENOENT
 
 from podwire.agent.attachments import Attachment
+from podwire.agent.elements import tell_repair
 from podwire.cni.plan import PREFIX
 from podwire.kernel.delta import Delta
 from podwire.kernel.netlink import KernelError
@@ -67,10 +68,10 @@ class Admission:
         wire = self._sockets()
         wanted = _by_set(members)
         held = {target: wire.elements(target) for target in _NAMES.values()}
-        wire.update(
-            drops={target: some for target in held if (some := held[target] - wanted.get(target, set()))},
-            puts={target: some for target in wanted if (some := wanted[target] - held[target])},
-        )
+        drops = {target: some for target in held if (some := held[target] - wanted.get(target, set()))}
+        puts = {target: some for target in wanted if (some := wanted[target] - held[target])}
+        wire.update(drops=drops, puts=puts)
+        tell_repair(self._table.name, drops, puts)
 
     def admit(self, endpoint: Endpoint) -> None:
         """In one transaction. Raises KernelError."""

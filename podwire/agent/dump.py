@@ -7,6 +7,7 @@ part `calculation` can be replayed offline (`replay`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -24,7 +25,6 @@ from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.health import Health
 from podwire.agent.logs import Recent
-from podwire.agent.look import look
 from podwire.agent.loop import Loop
 from podwire.agent.replay import calculation, plain
 from podwire.calc.routes import RouteCalc
@@ -35,6 +35,8 @@ from podwire.kernel.delta import Delta
 from podwire.kernel.netlink import KernelError
 from podwire.kube import tallies
 from podwire.render.routing import Names
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 PATH = "/dump"
@@ -80,6 +82,8 @@ async def document(parts: Parts) -> bytes:
     }
 
     def rest() -> dict[str, Any]:
+        from podwire.agent.look import look  # seldom needed, and not small
+
         return {
             "format": FORMAT,
             "taken": datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds"),
@@ -161,8 +165,8 @@ def socket_of(config: AgentConfig) -> Path:
     return config.socket.with_name("debug.sock")
 
 
-async def listen(parts: Parts) -> Server:
-    """Serve dumps; only the socket's owner (root) can connect. Raises OSError."""
+async def listen(parts: Parts) -> Server | None:
+    """Serve dumps; only the socket's owner (root) can connect. None where that cannot be: pods matter more."""
     one_at_a_time = asyncio.Lock()
 
     async def answer(request: Request) -> Response:
@@ -171,7 +175,15 @@ async def listen(parts: Parts) -> Server:
         async with one_at_a_time:
             return Response(body=await document(parts), content_type="application/json")
 
-    path = socket_of(parts.config)
+    try:
+        return await serve(answer, [_listener(socket_of(parts.config))])
+    except OSError as error:
+        log.warning("debug socket not opened path=%s error=%s", socket_of(parts.config), error)
+        return None
+
+
+def _listener(path: Path) -> socket.socket:
+    """In the place of one that a former agent left. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
@@ -184,7 +196,7 @@ async def listen(parts: Parts) -> Server:
     except OSError:
         listener.close()
         raise
-    return await serve(answer, [listener])
+    return listener
 
 
 def fetch(path: Path, seconds: float = 60.0) -> bytes:

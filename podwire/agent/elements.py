@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from podwire.kernel.delta import Delta
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.nfelements import Element, ElementSocket, SetName
-from podwire.kernel.reconcile import reconcile
+from podwire.kernel.reconcile import counts, reconcile
 from podwire.kernel.tables import NftBody, NftProgram, NftTables
 from podwire.render.elements import Row
 
@@ -103,10 +103,10 @@ class OwnedElements:
         wire = self._sockets()
         wanted = {name: {_element(row) for row in rows if row.set == name} for name in self._sets}
         actual = {name: wire.elements(self._sets[name]) for name in self._sets}
-        wire.update(
-            drops={self._sets[name]: actual[name] - wanted[name] for name in self._sets},
-            puts={self._sets[name]: wanted[name] - actual[name] for name in self._sets},
-        )
+        drops = {self._sets[name]: actual[name] - wanted[name] for name in self._sets}
+        puts = {self._sets[name]: wanted[name] - actual[name] for name in self._sets}
+        wire.update(drops=drops, puts=puts)
+        tell_repair(self._key, drops, puts)
 
     def _change(self, drops: Iterable[Row], puts: Iterable[Row]) -> None:
         self._sockets().update(drops=self._by_set(drops), puts=self._by_set(puts))
@@ -119,6 +119,12 @@ class OwnedElements:
 
     def _rows(self) -> frozenset[Row]:
         return frozenset().union(*self._owned.values())
+
+
+def tell_repair(table: str, *changes: Mapping[SetName, Collection[Element]]) -> None:
+    """Count elements that somebody else had changed."""
+    if number := sum(len(elements) for change in changes for elements in change.values()):
+        counts[table, "repair"] += number
 
 
 def _element(row: Row) -> Element:

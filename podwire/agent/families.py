@@ -16,6 +16,9 @@ READY = Family(
 PART_READY = Family(
     "podwire_part_ready", GAUGE, "Whether this part of the agent is ready (1) or not (0); /readyz says why.", ("part",)
 )
+LEADER = Family(
+    "podwire_cluster_leader", GAUGE, "Whether this agent holds the Lease for the cluster's duties (1) or not (0)."
+)
 BUILD = Family(
     "podwire_build_info", GAUGE, "Always 1; the labels tell what runs here.", ("version", "python", "kernel")
 )

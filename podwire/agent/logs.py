@@ -26,6 +26,7 @@ TEXT, JSON = "text", "json"
 OTHER = "log"
 """The event of lines that other libraries write; their words are in the field `message`."""
 RESERVED = ("ts", "level", "event", "node", "logger", "message", "exception")
+_PLAIN = frozenset({str, int, float, bool})
 _TEXT_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s"
 _FIELD = re.compile(r"(?:\A| )([a-zA-Z]\w*)=")
 _SLOT = re.compile(r"%[-#0 +]*\d*(?:\.\d+)?[sdrfgx%]")
@@ -127,7 +128,7 @@ class Recent(logging.Handler):
         """With the values as they are now, and no reference to exceptions, whose frames would live on."""
         args = record.args
         if isinstance(args, tuple):
-            args = tuple(arg if isinstance(arg, str | int | float) else str(arg) for arg in args)
+            args = tuple(arg if type(arg) in _PLAIN else str(arg) for arg in args)
         line = (record.created, record.levelno, record.name, record.msg, args)
         ours = record.name.startswith("podwire.") and isinstance(record.msg, str)
         with self._guard:

@@ -190,8 +190,8 @@ class Agent:
             if self._collection is not None:
                 self._collection.cancel()
             await server.close()
-            await debug.close()
-            dump.socket_of(self._config).unlink(missing_ok=True)
+            if debug is not None:
+                await debug.close()
             await asyncio.to_thread(repair.stop)
             await asyncio.to_thread(self._stop)
             logging.getLogger().removeHandler(self._recent)
@@ -215,7 +215,7 @@ class Agent:
         return [
             process.build,
             process.samples,
-            lambda: scrape.readiness(self.health),
+            lambda: scrape.readiness(self.health, leads=self._leads()),
             lambda: scrape.calls(self._calls),
             self._recent.samples,
             scrape.kernel,

@@ -26,8 +26,9 @@ _TABLES: dict[str, Family] = {
 }
 
 
-def readiness(health: Health) -> Iterator[Sample]:
+def readiness(health: Health, *, leads: bool = False) -> Iterator[Sample]:
     reasons = health.reasons
+    yield families.LEADER, (), float(leads)
     yield families.READY, (), float(not reasons)
     for part in sorted(health.parts):
         yield families.PART_READY, (part,), float(part not in reasons)

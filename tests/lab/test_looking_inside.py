@@ -53,27 +53,32 @@ def values(text: str, sample: str) -> dict[tuple[str, ...], float]:
 
 
 def test_metrics_tell_what_happened_and_name_no_pod(kubectl: Kubectl) -> None:
-    text = metrics(kubectl)
-    calls = values(text, "podwire_cni_call_seconds_count")
-    assert calls["ADD", "podwire", "0"] >= 2
-    assert calls["DEL", "podwire", "0"] >= 1
-    assert values(text, "podwire_endpoints")["routed", "ready"] >= 1
-    assert values(text, "podwire_ready") == {(): 1}
-    assert set(values(text, "podwire_part_ready").values()) == {1}
-    assert values(text, "podwire_watch_lists_total")["nodes",] == 1
-    assert values(text, "podwire_watch_updates_total")["ipamblocks",] >= 2
-    assert values(text, "podwire_event_to_kernel_seconds_count")[()] >= 1
-    assert values(text, "podwire_log_events_total")["attached", "info"] >= 2
-    pool = values(text, "podwire_ipam_pool_addresses")
-    assert sum(pool.values()) == 65536
-    assert pool["default-ipv4-ippool", "used"] >= 3
-    assert values(text, "podwire_ipam_node_blocks")["default-ipv4-ippool",] >= 1
-    assert values(text, "process_resident_memory_bytes")[()] > 1 << 20
+    text = str(eventually(lambda: told(metrics(kubectl))))
     names = {family.name.removesuffix("_total") for family in families.ALL}
     assert {family.name for family in parsed(text)} <= names
     address = str(kubectl.object("pod", "here-first")["status"]["podIP"])
     assert "here-first" not in text
     assert not re.search(rf"{re.escape(address)}\b", text)
+
+
+def told(text: str) -> str:
+    """The metrics, once they tell of two pods that came and one that went."""
+    calls = values(text, "podwire_cni_call_seconds_count")
+    assert calls.get(("ADD", "podwire", "0"), 0) >= 2
+    assert calls.get(("DEL", "podwire", "0"), 0) >= 1
+    assert values(text, "podwire_endpoints").get(("routed", "ready"), 0) >= 1
+    assert values(text, "podwire_ready") == {(): 1}
+    assert set(values(text, "podwire_part_ready").values()) == {1}
+    assert values(text, "podwire_watch_lists_total").get(("nodes",), 0) >= 1
+    assert values(text, "podwire_watch_updates_total").get(("ipamblocks",), 0) >= 2
+    assert values(text, "podwire_event_to_kernel_seconds_count").get((), 0) >= 1
+    assert values(text, "podwire_log_events_total").get(("attached", "info"), 0) >= 2
+    pool = values(text, "podwire_ipam_pool_addresses")
+    assert sum(pool.values()) == 65536
+    assert pool.get(("default-ipv4-ippool", "used"), 0) >= 3
+    assert values(text, "podwire_ipam_node_blocks").get(("default-ipv4-ippool",), 0) >= 1
+    assert values(text, "process_resident_memory_bytes").get((), 0) > 1 << 20
+    return text
 
 
 def test_a_dump_replays_and_is_for_its_owner_alone(kubectl: Kubectl, tmp_path: Path) -> None:
@@ -104,11 +109,11 @@ def test_neither_dump_nor_log_has_the_agents_key(kubectl: Kubectl) -> None:
     assert keys
     log = Path(kubectl.env["PODWIRE_STATE"], "look", "logs", f"{NODE}-agent.log").read_text()
     assert "attached pod=default/here-first" in log
-    told = podwire(kubectl, "debug", "dump", "--node", NODE, "-o", "json") + log
+    shown = podwire(kubectl, "debug", "dump", "--node", NODE, "-o", "json") + log
     for key in keys:
         middle = "".join(line for line in key.splitlines() if "KEY" not in line)[20:60]
         assert len(middle) == 40
-        assert middle not in told.replace("\\n", "")
+        assert middle not in shown.replace("\\n", "")
 
 
 def test_a_node_that_is_none_is_refused_in_words(kubectl: Kubectl) -> None:

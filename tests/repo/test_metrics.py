@@ -20,8 +20,8 @@ PAGE = ROOT / "docs" / "metrics.md"
 
 # what a name may end in: a base unit, or the thing that is counted
 UNITS = {
-    "seconds", "bytes", "info", "ready", "calls", "endpoints", "addresses", "blocks", "errors", "conflicts", "updates",
-    "lists", "resumes", "failures", "applies", "writes", "changes", "reads", "repairs", "events", "fds",
+    "seconds", "bytes", "leader", "info", "ready", "calls", "endpoints", "addresses", "blocks", "errors", "conflicts",
+    "updates", "lists", "resumes", "failures", "applies", "writes", "changes", "reads", "repairs", "events", "fds",
 }  # fmt: skip
 BOUNDED = {
     "part", "version", "python", "kernel", "verb", "role", "code", "state", "pool", "resource", "status", "kind",
