@@ -47,3 +47,21 @@ def test_an_agent_that_starts_again_answers_on_the_same_socket(world: Any) -> No
     node.stop(9)  # SIGKILL: the socket's file stays
     node.start()
     assert json.loads(fetch(node.folder / "run" / "debug.sock"))["calculation"]["state"] == before
+
+
+def test_what_somebody_else_changes_is_counted_as_repaired(world: Any, tools: Any) -> None:
+    node = world.nodes[0]
+    pod = node.pod("a").add()
+
+    def repairs() -> float:
+        rows = [line for line in node.metrics().splitlines() if line.startswith("podwire_kernel_table_repairs_total")]
+        return sum(float(row.split()[-1]) for row in rows)
+
+    def faults() -> list[list[str]]:
+        seen = json.loads(fetch(node.folder / "run" / "debug.sock"))["seen"]["attachments"]
+        return [one["faults"] for one in seen if one["pod"] == pod.name]
+
+    before = repairs()
+    node.space.run("nft", "delete", "table", "inet", "podwire")
+    tools.until("counted", lambda: repairs() > before)
+    tools.until("nothing lacks", lambda: faults() == [[]])
