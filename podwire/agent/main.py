@@ -16,6 +16,7 @@ from typing import Protocol
 
 from podwire.agent import (
     bridgerepair,
+    condition,
     dump,
     duties,
     identity,
@@ -49,6 +50,7 @@ from podwire.agent.hostports import HostPorts
 from podwire.agent.ipamwatch import IpamSettings
 from podwire.agent.logs import Recent
 from podwire.agent.loop import Loop
+from podwire.agent.podmarks import PodMarks
 from podwire.agent.pods import PodApi, Pods
 from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
@@ -67,7 +69,7 @@ from podwire.kernel.links import RouteSocket
 from podwire.kernel.tables import Nft
 from podwire.kube import tallies
 from podwire.kube.client import Client
-from podwire.kube.events import record
+from podwire.kube.events import record as record_event
 from podwire.model.address import Cidr
 from podwire.model.api import Api
 from podwire.model.ippool import IPPool
@@ -184,6 +186,10 @@ class Agent:
                 tasks.create_task(settings.run(), name="ipam-settings")
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
+                tasks.create_task(PodMarks(self._api, self._pods, self._records.all).run(), name="pod-marks")
+                tasks.create_task(
+                    condition.keep(self._api, self._config.node_name, loop, self.health), name="condition"
+                )
                 if self._elector is not None:
                     tasks.create_task(self._elector.run(), name="elector")
         finally:
@@ -297,6 +303,7 @@ class Agent:
             elsewhere = self._from_elsewhere(ready)
             for address, owner in ((a, o) for a, o in refused.items() if a not in elsewhere):
                 log.error("address of a pod is not its own address=%s owner=%s", address, owner)
+                await self._tell_conflict(next(one for one in ready if address in one.addresses), address, owner)
         if first and self._complete:
             # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
@@ -314,6 +321,17 @@ class Agent:
             leads=self._leads,
         )
         self._collection = asyncio.create_task(collector.run(), name="collector")
+
+    async def _tell_conflict(self, record: Attachment, address: str, owner: str) -> None:
+        """To who looks at the pod."""
+        if not record.pod:
+            return
+        metadata = {"namespace": record.namespace, "name": record.pod, "uid": record.uid}
+        text = f"address {address} is held by {owner} in IPAM: delete this pod so that it gets another"
+        about = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+        await record_event(
+            self._api, about, "Warning", "AddressConflict", text, "podwire-agent", host=self._config.node_name
+        )
 
     async def _install(self, loop: Loop) -> None:
         """The CNI configuration appears when pods can be served, and not before: the runtime takes it for readiness."""
@@ -347,7 +365,9 @@ class Agent:
         if news:
             log.error("podCIDR change refused error=%s", news)
             about = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "uid": node.metadata.uid}}
-            await record(self._api, about, "Warning", "PodCIDRChangeRefused", news, "podwire-agent", host=node.name)
+            await record_event(
+                self._api, about, "Warning", "PodCIDRChangeRefused", news, "podwire-agent", host=node.name
+            )
 
     def _from_blocks(self, handle: str) -> bool:
         """Whether a record's addresses are from blocks."""

@@ -45,6 +45,25 @@ class Pods:
         self._pods: dict[tuple[str, str], Known] = {}
         self._namespaces: dict[str, Known] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+
+    def known(self) -> dict[tuple[str, str], Known]:
+        """This node's pods, as last told."""
+        return dict(self._pods)
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until a pod of this node changed since `seen`, or so long."""
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    def seen(self) -> None:
+        self._news.clear()
+
+    def touch(self) -> None:
+        """Somebody wants to look again."""
+        self._news.set()
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -60,6 +79,7 @@ class Pods:
                 sink(item.key, item.object)
 
     def _on_pod(self, key: tuple[str, str], pod: Known | None) -> None:
+        self._news.set()
         if pod is None:
             self._pods.pop(key, None)
         else:

@@ -18,7 +18,7 @@ from typing import Any
 
 from podwire.install.options import AGENT, NODE_USER, Options
 from podwire.ipam.layout import stored_gvr
-from podwire.model.gvr import BLOCKAFFINITIES, EVENTS, GVR, IPAMBLOCKS, IPAMHANDLES, NODES
+from podwire.model.gvr import BLOCKAFFINITIES, EVENTS, GVR, IPAMBLOCKS, IPAMHANDLES, NODES, PODS
 
 Object = dict[str, Any]
 
@@ -49,6 +49,18 @@ def _others(where: str) -> str:
     own = f"{_who(where)} == variables.me || ({_who(where)} == '' && variables.own)"
     handle = f"(has({attribute}.handle_id) ? {attribute}.handle_id : '-')"
     return f"{where}.spec.allocations.map(holder, holder == null || {own} ? '' : {handle} + ' of ' + {_who(where)})"
+
+
+def _same(where: str, *names: str) -> str:
+    """Fields that are there or not, and not changed."""
+    pairs = [(f"object.{where}.{name}", f"oldObject.{where}.{name}") for name in names]
+    return " && ".join(f"has({new}) == has({old}) && (!has({new}) || {new} == {old})" for new, old in pairs)
+
+
+def _conditions(where: str) -> str:
+    """Those of a Node that are not the network's to say."""
+    told = f"{where}.status.conditions"
+    return f"(has({told}) ? {told}.filter(one, one.type != 'NetworkUnavailable') : [])"
 
 
 VARIABLES = {
@@ -82,6 +94,25 @@ CONFINEMENTS = (
         " || (key in variables.oldNotes && variables.oldNotes[key] == variables.notes[key]))"
         " && variables.oldNotes.all(key, key.startsWith('projectcalico.org/') || key in variables.notes)",
         "of its Node an agent changes nothing but annotations projectcalico.org/*",
+    ),
+    Confinement(NODES, "variables.name == variables.me", "an agent changes no other Node than its own", "status"),
+    Confinement(
+        NODES,
+        f"{_conditions('object')} == {_conditions('oldObject')}"
+        " && variables.labels == variables.oldLabels && variables.notes == variables.oldNotes"
+        f" && {_same('status', 'addresses', 'capacity', 'allocatable', 'nodeInfo')}",
+        "of the status of its Node an agent changes nothing but the condition NetworkUnavailable",
+        "status",
+    ),
+    Confinement(
+        PODS,
+        "has(object.spec.nodeName) && object.spec.nodeName == variables.me && object.status == oldObject.status"
+        " && variables.labels == variables.oldLabels"
+        " && variables.notes.all(key, key.startsWith('cni.projectcalico.org/')"
+        " || (key in variables.oldNotes && variables.oldNotes[key] == variables.notes[key]))"
+        " && variables.oldNotes.all(key, key.startsWith('cni.projectcalico.org/') || key in variables.notes)",
+        "of pods on its node an agent changes nothing but annotations cni.projectcalico.org/*",
+        "status",
     ),
     Confinement(
         BLOCKAFFINITIES,

@@ -47,6 +47,8 @@ GRANTS = (
     Grant(NODES, (*READ, "patch"), "routes to every node's blocks; its own node's addresses as annotations"),
     Grant(NAMESPACES, READ, "annotations and labels by which pods choose their pools"),
     Grant(PODS, READ, "annotations of its pods; whether the pod of an address still lives"),
+    Grant(NODES, ("patch",), "say that its node's network is there (condition NetworkUnavailable)", part="status"),
+    Grant(PODS, ("patch",), "annotate its pods with their addresses, for tools", part="status"),
     Grant(EVENTS, ("create", "patch"), "tell about refused settings and about other plugins' configurations"),
     Grant(IPPOOLS, ("list", "watch"), "where addresses come from and what is tunnelled"),
     Grant(IPAMCONFIGS, READ, "rules of address assignment"),

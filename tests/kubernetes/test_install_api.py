@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from podwire.agent import config, duties
+from podwire.agent import condition, config, duties
 from podwire.cli.install import install as install_command
 from podwire.install import apply, daemon, manifests
 from podwire.install.options import AGENT, CONTROLLER, NODE_GROUP, NODE_USER, Options
@@ -326,6 +327,44 @@ async def test_an_agent_writes_nothing_of_other_nodes(
     assert refused.value.status == 403 and refused.value.message.endswith("this one is of node n1")
 
 
+@identities
+async def test_of_statuses_an_agent_writes_its_part(installed: Plane, admin: Client, identity: Identity) -> None:
+    """Addresses as annotations of its pods, and that its network is there; nothing else, and nothing of others."""
+    with contextlib.suppress(ApiError):  # nobody makes it here; the other identity's turn finds it
+        await admin.create(SERVICEACCOUNTS, {"metadata": {"name": "default"}}, "default")
+    for node in ("n1", "n2"):
+        spec = {"nodeName": node, "containers": [{"name": "c", "image": "x"}], "automountServiceAccountToken": False}
+        await admin.create(PODS, {"metadata": {"name": f"on-{node}"}, "spec": spec}, "default")
+    marks = {"cni.projectcalico.org/podIP": "10.244.1.5/32"}
+    up = condition.condition("2026-01-01T00:00:00Z")
+    async with speaking(installed, await identity(installed, "n1")) as one:
+
+        async def pod(name: str, patch: Object) -> None:
+            await one.patch(PODS, name, patch, "default", subresource="status")
+
+        async def node(name: str, conditions: list[Object]) -> None:
+            patch = {"status": {"conditions": conditions}}
+            await one.patch(NODES, name, patch, kind="strategic", subresource="status")
+
+        await pod("on-n1", {"metadata": {"annotations": marks}})
+        await node("n1", [up])
+        for refused in (
+            pod("on-n2", {"metadata": {"annotations": marks}}),
+            pod("on-n1", {"metadata": {"annotations": {"other/name": "x"}}}),
+            pod("on-n1", {"metadata": {"labels": {"app": "x"}}}),
+            pod("on-n1", {"status": {"podIP": "10.244.1.5"}}),
+            node("n2", [up]),
+            node("n1", [up, {**up, "type": "Ready", "status": "True"}]),
+        ):
+            with pytest.raises(ApiError, match="podwire-agent-own-node"):
+                await refused
+    told = await admin.get(PODS, "on-n1", "default")
+    assert told["metadata"]["annotations"] == marks and "podIP" not in told["status"]
+    assert condition.told(await admin.get(NODES, "n1"))
+    for name in ("on-n1", "on-n2"):
+        await admin.delete(PODS, name, "default", grace=0)
+
+
 async def test_a_block_keeps_what_others_hold(installed: Plane, admin: Client) -> None:
     """The part of another's block that is free, or its own, a node may write; also when records change places."""
     blocks.from_spec(a_block("n2", "n2")["spec"])  # what the test writes is a sound block
@@ -379,7 +418,6 @@ async def test_an_agent_reads_no_secrets_and_runs_nothing(installed: Plane, iden
             agent.delete(PODS, "agent-n2", OPTIONS.namespace),
             agent.delete(NODES, "n1"),
             agent.delete(IPPOOLS, "default-ipv4-ippool"),
-            agent.patch(NODES, "n1", {"status": {}}, subresource="status"),
             agent.create(SERVICEACCOUNTS, {"spec": {}}, OPTIONS.namespace, subresource="token", name=AGENT),
         ):
             with pytest.raises(ApiError) as caught:
