@@ -12,8 +12,10 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,9 +154,9 @@ def build(folder: Path, names: Sequence[str]) -> Path:
             started = time.monotonic()
             origin = f" of {module.project} {module.version}" if module.project else ""
             say(f"building {', '.join(programs)}{origin}")
-            fresh = folder / "new"
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
+            for left in folder.glob("new-*"):  # of a run that was killed; its Go may still be writing there
+                shutil.rmtree(left, ignore_errors=True)
+            fresh = Path(tempfile.mkdtemp(dir=folder, prefix="new-"))
             _compile(module, programs, fresh)
             for program in programs:
                 (fresh / program).replace(place / program)
@@ -207,7 +209,8 @@ def _default_name(module: Module, package: str) -> str:
 
 def _seccomp(fresh: Path) -> dict[str, str]:
     """Debian's static libseccomp, unpacked beside the program and told to cgo instead of to pkg-config."""
-    root = fresh / "libseccomp"
+    root = fresh.parent / "libseccomp"  # the same each time: cgo's cache goes by it
+    shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     try:
         for deb in debroot.fetch(fresh / "debs", ["libseccomp-dev"], say, re.compile(r"(?!libseccomp-dev$).*")):
@@ -244,6 +247,7 @@ def _run(command: Sequence[str], module: Module, environment: dict[str, str] | N
 
 
 def main(arguments: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that Go is ended, too
     try:
         print(build(Path(arguments[0]), arguments[1:]))
     except (BuildError, OSError, subprocess.CalledProcessError) as error:

@@ -6,7 +6,10 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,10 +67,18 @@ esac; done
 """
 
 
-class Bench(SimpleNamespace):
+@dataclass
+class Bench:
+    here: Path
     folder: Path
     calls: Path
+    compiler: Path
     set: Callable[[str], None]
+
+    def asked(self) -> list[str]:
+        """What the compiler was called for: its verb and the packages."""
+        lines = (line.split() for line in self.calls.read_text().splitlines())
+        return [" ".join([words[0], *(word for word in words[1:] if re.search(r"/v3$|^\./", word))]) for words in lines]
 
 
 @pytest.fixture
@@ -86,7 +97,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
         shutil.copytree(modules.HERE / name, here / name)
     monkeypatch.setattr(modules, "HERE", here)
     monkeypatch.setattr(modules, "go", lambda: str(compiler))
-    return Bench(folder=tmp_path / "cache", calls=calls, set=with_ending, here=here)
+    return Bench(here, tmp_path / "cache", calls, compiler, with_ending)
 
 
 def test_builds_once_until_a_pin_changes(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
@@ -97,16 +108,17 @@ def test_builds_once_until_a_pin_changes(bench: Bench, capfd: pytest.CaptureFixt
         "netconf.test": "tests\n",
     }
     assert "building etcd, etcdctl of go.etcd.io/etcd/server/v3 v3.7" in capfd.readouterr().err
-    asked = bench.calls.read_text()
+    asked = bench.asked()
+    assert asked == ["build go.etcd.io/etcd/server/v3 go.etcd.io/etcd/etcdctl/v3", "test ./netconf"]
     assert build(bench.folder, ["etcd", "netconf.test"]) == place
-    assert (bench.calls.read_text(), capfd.readouterr()) == (asked, ("", ""))
+    assert (bench.asked(), capfd.readouterr()) == (asked, ("", ""))
     with (bench.here / "etcd/go.sum").open("a") as file:
         file.write("\n")
     build(bench.folder, ["etcd", "netconf.test"])
-    assert bench.calls.read_text() == asked + asked.splitlines(keepends=True)[0]
+    assert bench.asked() == [*asked, asked[0]]
     (place / "netconf.test").unlink()
     build(bench.folder, ["netconf.test"])
-    assert bench.calls.read_text().splitlines()[-1] == asked.splitlines()[-1]
+    assert bench.asked() == [*asked, asked[0], asked[1]]
 
 
 def test_version_is_linked_in(bench: Bench) -> None:
@@ -128,6 +140,26 @@ def test_a_broken_build_leaves_what_was_there(bench: Bench, ending: str) -> None
     (place / "etcd").write_text("old\n")
     build(bench.folder, ["etcd"])
     assert (place / "etcd").read_text() == "store\n"
+    assert sorted(path.name for path in bench.folder.iterdir()) == ["bin", "lock"]
+
+
+def test_who_ends_a_build_ends_the_compiler(bench: Bench, tmp_path: Path) -> None:
+    bench.set(
+        f"echo half > $out/server; echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 1000"
+    )
+    words = f"""import sys; from pathlib import Path; from tests.kubernetes import modules
+modules.HERE = Path({str(bench.here)!r}); modules.go = lambda: {str(bench.compiler)!r}
+sys.exit(modules.main([{str(bench.folder)!r}, "etcd"]))"""
+    child = subprocess.Popen([sys.executable, "-c", words], cwd=ROOT)
+    end = time.monotonic() + 60
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < end and child.poll() is None
+        time.sleep(0.02)
+    child.terminate()
+    assert child.wait(60) == 130
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+    bench.set(":")
+    assert (build(bench.folder, ["etcd"]) / "etcd").read_text() == "store\n"
     assert sorted(path.name for path in bench.folder.iterdir()) == ["bin", "lock"]
 
 
