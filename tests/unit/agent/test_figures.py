@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from podwire.kernel.routes import TYPE_BLACKHOLE, Route
 from podwire.kernel.tables import Routes
 from podwire.kube import tallies
 from podwire.kube.fake import FakeApi
-from podwire.model.api import ApiError, InSync
+from podwire.kube.watch import Change, Gone, Interrupted, Pause, Record, Unstreamed, reflect
+from podwire.model.api import ApiError, InSync, Update
 from podwire.model.block import AllocationAttribute, IPAMBlock, IPAMBlockSpec
 from podwire.model.gvr import IPPOOLS
 from podwire.model.ippool import IPPool, IPPoolSpec
@@ -137,6 +139,37 @@ async def test_a_watch_tells_of_its_lists_and_failures() -> None:
     tally = tallies.tallies["ippools"]
     assert (tally.lists, tally.failures) == (1, 0)
     assert tally.last > 0
+    tallies.tallies.clear()
+
+
+class Shaky:
+    """A source that fails at first, serves no streams, and loses its history once."""
+
+    def __init__(self) -> None:
+        self.steps = iter([Interrupted("refused"), Unstreamed()])
+        self.watches = iter([Gone()])
+
+    async def stream(self) -> AsyncGenerator[Change, None]:
+        raise next(self.steps)
+        yield
+
+    async def snapshot(self) -> tuple[list[Record], str]:
+        return [], "7"
+
+    async def changes(self, version: str) -> AsyncGenerator[Change, None]:
+        if error := next(self.watches, None):
+            raise error
+        yield Change("BOOKMARK", Record(("", ""), "8", None))
+        yield Change("ADDED", Record(("", "x"), "9", {}))
+
+
+async def test_a_watch_that_breaks_is_counted() -> None:
+    tallies.tallies.clear()
+    async for item in reflect(Shaky(), "nodes of somewhere", Pause(0.0, 0.0, 0.0)):
+        if isinstance(item, Update):
+            break
+    tally = tallies.tallies["nodes"]
+    assert (tally.lists, tally.resumes, tally.failures) == (2, 2, 2)
     tallies.tallies.clear()
 
 
