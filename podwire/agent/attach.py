@@ -17,6 +17,7 @@ from podwire.agent import roles
 from podwire.agent.attachments import CHAINED, DELETED, READY, Attachment, Attachments
 from podwire.agent.claimer import Claimer, Ticket
 from podwire.agent.roles import Role
+from podwire.agent.wiring import Sockets
 from podwire.cni import plan, spec
 from podwire.cni.spec import CniError, Request
 from podwire.kernel import netns
@@ -30,8 +31,9 @@ Whose = tuple[str, str, str]  # role, container ID, interface
 class Attacher:
     """Serves calls from several threads. `table` has the roles by the names that `roles.pick` gives."""
 
-    def __init__(self, records: Attachments, table: Mapping[str, Role], claimer: Claimer) -> None:
+    def __init__(self, records: Attachments, table: Mapping[str, Role], claimer: Claimer, sockets: Sockets) -> None:
         self._records = records
+        self._sockets = sockets
         self._table = table
         self._claimer = claimer
         self._tickets: dict[int, tuple[Whose, Ticket]] = {}  # by the identity of the call's environment
@@ -87,13 +89,13 @@ class Attacher:
             return b""
         if request.command == "VERSION":
             raise CniError(spec.BAD_ENVIRONMENT, "VERSION is answered by the plugin's executable")
-        with self._alone(request):
+        with self._alone(request), self._claimer.turns.taken():
             record = self._record(request)
             role = self._role(request, record)
             if request.command == "DEL":
                 self._delete(role, request, netns_fd)
                 return b""
-            with _pod_namespace(request, netns_fd) as inner:
+            with self._pod_namespace(request, netns_fd) as inner:
                 if request.command == "CHECK":
                     role.check(request, inner)
                     return b""
@@ -135,7 +137,7 @@ class Attacher:
     def _delete(self, role: Role, request: Request, netns_fd: int | None) -> None:
         """The namespace may be gone, and then only the node's side is left to do."""
         try:
-            opened = _pod_namespace(request, netns_fd)
+            opened = self._pod_namespace(request, netns_fd)
             inner = opened.__enter__()
         except CniError:
             role.delete(request, None)
@@ -144,6 +146,27 @@ class Attacher:
             role.delete(request, inner)
         finally:
             opened.__exit__(None, None, None)
+
+    @contextmanager
+    def _pod_namespace(self, request: Request, netns_fd: int | None) -> Iterator[int]:
+        """The descriptor that came along, else one opened by path. Raises CniError 4 or 8."""
+        fd = netns_fd
+        if fd is None:
+            if not request.netns:
+                raise CniError(spec.BAD_ENVIRONMENT, "CNI_NETNS is empty")
+            try:
+                fd = netns.open_path(request.netns)
+            except KernelError as error:
+                raise CniError(spec.BAD_ENVIRONMENT, "cannot open CNI_NETNS", str(error)) from error
+        try:
+            if not netns.is_network(fd):
+                raise CniError(spec.BAD_ENVIRONMENT, "CNI_NETNS is no network namespace", request.netns)
+            if netns.identity(fd) == netns.identity(self._sockets.home()):
+                raise CniError(spec.BAD_NETNS, "CNI_NETNS is the node's own network namespace", request.netns)
+            yield fd
+        finally:
+            if fd != netns_fd:
+                os.close(fd)
 
     # -- GC -----------------------------------------------------------------------------------------------------------
 
@@ -193,30 +216,3 @@ class Attacher:
             if self._records.get(record.key) == record and record.role in self._table:
                 log.info("stale attachment collected container=%s interface=%s", record.container_id, record.interface)
                 self._delete(self._table[record.role], call, None)
-
-
-@contextmanager
-def _pod_namespace(request: Request, netns_fd: int | None) -> Iterator[int]:
-    """The descriptor that came along, else one opened by path. Raises CniError 4 or 8."""
-    fd = netns_fd
-    if fd is None:
-        if not request.netns:
-            raise CniError(spec.BAD_ENVIRONMENT, "CNI_NETNS is empty")
-        try:
-            fd = netns.open_path(request.netns)
-        except KernelError as error:
-            raise CniError(spec.BAD_ENVIRONMENT, "cannot open CNI_NETNS", str(error)) from error
-    try:
-        if not netns.is_network(fd):
-            raise CniError(spec.BAD_ENVIRONMENT, "CNI_NETNS is no network namespace", request.netns)
-        own = netns.open_own()
-        try:
-            same = netns.identity(own) == netns.identity(fd)
-        finally:
-            os.close(own)
-        if same:
-            raise CniError(spec.BAD_NETNS, "CNI_NETNS is the node's own network namespace", request.netns)
-        yield fd
-    finally:
-        if fd != netns_fd:
-            os.close(fd)

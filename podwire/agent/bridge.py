@@ -248,7 +248,7 @@ class Bridge:
             self._reaper.add(record.key)
         if inner is not None:
             try:
-                wire.doom_pod(request.interface, inner)
+                wire.doom_pod(request.interface, inner, self._sockets.home())
             except KernelError as error:
                 log.info("pod side not reachable netns=%s error=%s", request.netns, error)
         log.info("detached pod=%s/%s addresses=%s", record.namespace, record.pod, ",".join(record.addresses))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from podwire.agent.turns import Turns
 from podwire.cni import spec
 from podwire.cni.spec import CniError
 from podwire.ipam.wish import Wish
@@ -25,6 +27,9 @@ class Claims(Protocol):
     """Addresses, as the allocator gives them."""
 
     async def assign(self, wish: Wish) -> list[str]: ...
+    def at_once(self, wish: Wish) -> list[str] | None:
+        """Like `assign`, where that needs no waiting; else None."""
+
     async def release(self, handle: str) -> list[str]: ...
 
 
@@ -33,11 +38,15 @@ class Pending:
     """A claim on its way."""
 
     future: concurrent.futures.Future[tuple[str, ...]]
+    turns: Turns
 
     def addresses(self) -> tuple[str, ...]:
         """Raises CniError: 11 while the API does not answer or no address is free."""
         try:
-            return self.future.result(CLAIM_SECONDS)
+            if self.future.done():
+                return self.future.result()
+            with self.turns.waiting():
+                return self.future.result(CLAIM_SECONDS)
         except concurrent.futures.CancelledError:
             raise CniError(spec.TRY_AGAIN, "a DEL of the same attachment came meanwhile") from None
         except TimeoutError:
@@ -83,7 +92,8 @@ class Ticket:
 class Claimer:
     """The door to the allocator; shut until `open`."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
         self._claims: Claims | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serving = threading.local()
@@ -113,14 +123,42 @@ class Claimer:
 
     def claim(self, wish: Wish) -> Pending:
         """Raises CniError 11 while the door is shut."""
-        pending = Pending(self._submit(self._assign(self.require(), wish)))
+        assert self._loop is not None
+        pending = Pending(concurrent.futures.Future(), self.turns)
+        self._loop.call_soon_threadsafe(self._assign, self.require(), wish, pending.future)
         ticket: Ticket | None = getattr(self._serving, "ticket", None)
         if ticket is not None:
             ticket.hold(pending)
         return pending
 
-    async def _assign(self, claims: Claims, wish: Wish) -> tuple[str, ...]:
-        return tuple(await claims.assign(wish))
+    def _assign(self, claims: Claims, wish: Wish, future: concurrent.futures.Future[tuple[str, ...]]) -> None:
+        """On the loop. Mostly the addresses are there, and then a task would cost more than all the rest."""
+        if future.cancelled():
+            return
+        try:
+            found = claims.at_once(wish)
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            _settle(future, error)
+            return
+        if found is not None:
+            _settle(future, tuple(found))
+            return
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(claims.assign(wish))
+
+        def ended(task: asyncio.Task[list[str]]) -> None:
+            if task.cancelled():
+                future.cancel()
+            else:
+                _settle(future, task.exception() or tuple(task.result()))
+
+        def given_up(future: concurrent.futures.Future[tuple[str, ...]]) -> None:
+            if future.cancelled():
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(task.cancel)
+
+        task.add_done_callback(ended)
+        future.add_done_callback(given_up)
 
     def release(self, handles: Sequence[str]) -> list[Exception | None]:
         """Give back what the handles hold, together: they share the allocator's next write. Of each what went wrong:
@@ -139,3 +177,13 @@ class Claimer:
     def _submit(self, call: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+
+def _settle(future: concurrent.futures.Future[tuple[str, ...]], outcome: tuple[str, ...] | BaseException) -> None:
+    """Tell whoever waits, unless nobody does any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

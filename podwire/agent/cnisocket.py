@@ -32,6 +32,7 @@ Serve = Callable[[dict[str, str], bytes, int | None], tuple[int, bytes]]
 
 THREADS = 32
 LIMIT_BYTES = 1 << 20
+_PART_BYTES = 1 << 14
 CALLER_SECONDS = 10.0
 """How long a caller may take to send its request, and then to read its reply."""
 MAX_WAITING = 256
@@ -57,7 +58,7 @@ class Call:
     def receive(self) -> bool:
         """Take what is there; whether the request is whole. Raises ProtocolError, OSError, BlockingIOError."""
         room = socket.CMSG_SPACE(4)
-        part, control, flags, _ = self.connection.recvmsg(1 << 18, room, socket.MSG_CMSG_CLOEXEC)
+        part, control, flags, _ = self.connection.recvmsg(_PART_BYTES, room, socket.MSG_CMSG_CLOEXEC)
         for level, kind, payload in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
@@ -170,38 +171,34 @@ class CniSocket:
             return
         connection.setblocking(False)
         call = Call(connection, time.monotonic() + CALLER_SECONDS)
+        if (found := _read(call)) is not None:  # the shim sends at once: mostly all of it is there
+            self._settle(call, found)
+            return
         waiting[call] = None
         selector.register(connection, selectors.EVENT_READ, call)
         if len(waiting) > MAX_WAITING:
             self._drop(next(iter(waiting)), selector, waiting, "too many calls at once")
-        self._advance(call, selector, waiting)  # the shim sends at once: mostly all of it is there
 
     def _advance(self, call: Call, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
-        try:
-            if not call.receive():
-                return
-            env, stdin = decode_request(bytes(call.buffer))
-        except (BlockingIOError, InterruptedError):
+        if (found := _read(call)) is not None:
+            selector.unregister(call.connection)
+            del waiting[call]
+            self._settle(call, found)
+
+    def _settle(self, call: Call, found: tuple[dict[str, str], bytes] | ProtocolError | OSError) -> None:
+        if isinstance(found, Exception):
+            _refuse(call, str(found))
             return
-        except (OSError, ProtocolError) as error:
-            self._drop(call, selector, waiting, str(error))
-            return
-        selector.unregister(call.connection)
-        del waiting[call]
+        env, stdin = found
         call.buffer.clear()
         self._arrive(env)
         pool = self._adds if env.get("CNI_COMMAND") == "ADD" else self._others
         pool.submit(self._answer, call, env, stdin)
 
     def _drop(self, call: Call, selector: selectors.BaseSelector, waiting: dict[Call, None], why: str) -> None:
-        """Refuse a call whose request is not whole: whoever still listens is told."""
-        log.warning("cni call broken error=%s", why)
         selector.unregister(call.connection)
         del waiting[call]
-        refusal = CniError(DECODE_FAILURE, "the call to the agent is broken", why).encode("")
-        with contextlib.suppress(OSError):
-            call.connection.send(_reply(1, refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        call.close()
+        _refuse(call, why)
 
     def _expire(self, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
         now = time.monotonic()
@@ -217,12 +214,41 @@ class CniSocket:
                 code, output = 1, CniError(INTERNAL, "internal error", repr(error)).encode("")
             if len(output) > LIMIT_BYTES:
                 code, output = 1, CniError(INTERNAL, "the answer is too large", f"{len(output)} bytes").encode("")
-            call.connection.settimeout(CALLER_SECONDS)
-            call.connection.sendall(_reply(code, output))
+            _send(call.connection, _reply(code, output))
         except OSError as error:
             log.warning("cni caller gone error=%s", error)
         finally:
             call.close()
+
+
+def _read(call: Call) -> tuple[dict[str, str], bytes] | ProtocolError | OSError | None:
+    """The request when it is whole, or why it never will be; None as long as more is to come."""
+    try:
+        return decode_request(bytes(call.buffer)) if call.receive() else None
+    except (BlockingIOError, InterruptedError):
+        return None
+    except (OSError, ProtocolError) as error:
+        return error
+
+
+def _refuse(call: Call, why: str) -> None:
+    """A call whose request is not whole: whoever still listens is told."""
+    log.warning("cni call broken error=%s", why)
+    refusal = CniError(DECODE_FAILURE, "the call to the agent is broken", why).encode("")
+    with contextlib.suppress(OSError):
+        call.connection.send(_reply(1, refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    call.close()
+
+
+def _send(connection: socket.socket, reply: bytes) -> None:
+    """All of it; a caller that reads slowly is waited for. Raises OSError."""
+    try:
+        sent = connection.send(reply, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except BlockingIOError:
+        sent = 0
+    if sent < len(reply):
+        connection.settimeout(CALLER_SECONDS)
+        connection.sendall(reply[sent:])
 
 
 def _reply(code: int, output: bytes) -> bytes:

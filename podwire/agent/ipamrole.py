@@ -119,7 +119,7 @@ class Addresses:
 
     def _gateway(self, request: Request, family: int) -> str:
         """The network's gateway on this node. Raises CniError 11."""
-        with self._guard:
+        with self._claimer.turns.waiting(), self._guard:
             known = self._gateways.get((request.network, family))
             if known is None:
                 handle = f"podwire-ipam-gateway.{request.network}.{self._node}.{family}"

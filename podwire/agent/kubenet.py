@@ -124,6 +124,10 @@ class HostLocalClaims:
         given = await asyncio.to_thread(self._store().assign, _owner(wish.handle), fitting, exact)
         return [one.cidr.partition("/")[0] for one in given]
 
+    def at_once(self, wish: Wish) -> list[str] | None:
+        """Never: files have to be read."""
+        return None
+
     async def release(self, handle: str) -> list[str]:
         return await asyncio.to_thread(self._store().release, _owner(handle))
 

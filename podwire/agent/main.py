@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +56,7 @@ from podwire.agent.reaper import Reaper
 from podwire.agent.repair import Repair
 from podwire.agent.spool import Spool
 from podwire.agent.tunnel import TunnelSenders
+from podwire.agent.turns import Turns
 from podwire.agent.wiring import Sockets
 from podwire.calc.routes import RouteCalc
 from podwire.cni import build, install
@@ -79,8 +79,8 @@ from podwire.render.routing import Names
 
 log = logging.getLogger(__name__)
 
-SWITCH_SECONDS = 0.0005
-"""How long a thread that computes may keep the others waiting: each of a call's netlink messages asks for its turn."""
+_COLLECT_AFTER = 20_000
+"""Objects made before Python looks for rings among them: a call makes some thousand, and hardly a ring."""
 
 
 class AgentApi(PodApi, Api, Protocol):
@@ -100,9 +100,10 @@ class Agent:
         self._boot = ""
         self._uplink_mtu = mtu.DEFAULT
         self._loop: Loop | None = None
-        self._claimer = Claimer()
         self._allocator: Allocator | None = None
-        self._pods = Pods(api, config.node_name)
+        turns = Turns()
+        self._claimer = Claimer(turns)
+        self._pods = Pods(api, config.node_name, turns)
         self._sockets = Sockets()
         self._elector = duties.elector(api, config, config.node_name) if config.cluster_duties else None
         self._records = Attachments(config.attachments)
@@ -110,7 +111,7 @@ class Agent:
         self._guard = Guard(Nft(), self._sockets.elements)
         self._files = Files()
         self._pod_cidr = kubenet.PodCidr(config.state_dir / "podcidr.json")
-        self._reaper = Reaper(self._records, self._sockets, self._release)
+        self._reaper = Reaper(self._records, self._sockets, self._release, turns)
         floating, ports = FloatingAddresses(Nft(), self._sockets), HostPorts(Nft(), self._sockets)
         self._extras = Extras(ports, floating, self._sockets, self._reaper.wake)
         self._elements = {
@@ -136,7 +137,7 @@ class Agent:
             guard=self._guard,
             files=self._files,
         )
-        self._attacher = Attacher(self._records, roletable.build(parts), self._claimer)
+        self._attacher = Attacher(self._records, roletable.build(parts), self._claimer, self._sockets)
         self._spool = Spool(config.spool, self._attacher.serve)
         self._calls = Calls(self._spool.serve, self.health.figures)
         self._socket = CniSocket(config.socket, self._calls.serve, self._attacher.arrive)
@@ -146,7 +147,7 @@ class Agent:
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
         self._event_loop = asyncio.get_running_loop()
-        sys.setswitchinterval(SWITCH_SECONDS)
+        _be_brisk()
         logging.getLogger().addHandler(self._recent)
         await asyncio.to_thread(self._take_over)
         server = await health_page.listen(self.health, self._config.health_port)
@@ -396,6 +397,12 @@ def run(config: AgentConfig) -> None:
     tallies.tallies.clear()
     prefer()
     asyncio.run(_run(config))
+
+
+def _be_brisk() -> None:
+    """Spare what no log line of ours shows (thread, process, place in the source), and most searches for garbage."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    gc.set_threshold(_COLLECT_AFTER, 20, 20)
 
 
 def prefer() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from podwire.agent.loop import Watcher
+from podwire.agent.turns import Turns
 from podwire.cni import spec
 from podwire.cni.asked import PodFacts
 from podwire.cni.spec import CniError, Request
@@ -39,9 +40,10 @@ class PodApi(Watcher, Protocol):
 class Pods:
     """`run` watches until cancelled; `facts` may be called by any thread meanwhile."""
 
-    def __init__(self, api: PodApi, node: str) -> None:
+    def __init__(self, api: PodApi, node: str, turns: Turns) -> None:
         self._api = api
         self._node = node
+        self._turns = turns
         self._pods: dict[tuple[str, str], Known] = {}
         self._namespaces: dict[str, Known] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -113,7 +115,8 @@ class Pods:
         where = f"{namespace}/{name}" if namespace else name
         call = asyncio.run_coroutine_threadsafe(self._api.get(gvr, name, namespace), self._loop)
         try:
-            return msgspec.convert(call.result(ASK_SECONDS), Known)
+            with self._turns.waiting():
+                return msgspec.convert(call.result(ASK_SECONDS), Known)
         except ApiError as error:
             if error.not_found:
                 return Known()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from podwire.agent import wiring as wire
 from podwire.agent.attachments import DELETED, Attachment, Attachments, Key
 from podwire.agent.points import reached
+from podwire.agent.turns import Turns
 from podwire.agent.wiring import Sockets
 from podwire.kernel.netlink import KernelError
 
@@ -28,10 +29,11 @@ Release = Callable[[Sequence[str]], Sequence[Exception | None]]
 class Reaper:
     """A thread. `release` gives back the addresses of handles, and says of each why that is not possible now."""
 
-    def __init__(self, records: Attachments, sockets: Sockets, release: Release) -> None:
+    def __init__(self, records: Attachments, sockets: Sockets, release: Release, turns: Turns) -> None:
         self._records = records
         self._sockets = sockets
         self._release = release
+        self._turns = turns
         self._pending: dict[Key, None] = {}
         self._guard = threading.Lock()
         self._round = threading.Lock()
@@ -59,7 +61,7 @@ class Reaper:
 
     def finish(self, key: Key) -> None:
         """Finish one attachment now, in the caller's thread: its identity is wanted again. Raises what went wrong."""
-        with self._round:
+        with self._turns.waiting(), self._round:
             record = self._records.get(key)
             if record is not None:
                 wire.reap(self._sockets.route())

@@ -101,7 +101,7 @@ class Routed:
             reached("created")
             complete = replace(planned, addresses=pending.addresses())
             reached("claimed")
-            wire.address_pod(complete, inner, index, wanted.sysctls)
+            wire.address_pod(complete, inner, self._sockets.home(), index, wanted.sysctls)
             reached("pod")
             wire.address_host(self._sockets.route(), complete, index)
             reached("host")
@@ -151,7 +151,7 @@ class Routed:
             future.set_result(tuple(one.cidr.partition("/")[0] for one in given))
         except (CniError, OSError) as error:
             future.set_exception(error)
-        return Pending(future)
+        return Pending(future, self._claimer.turns)
 
     def _result(self, request: Request, wiring: Wiring) -> Result:
         return plan.result(wiring, request.netns, capabilities.dns(request))
@@ -216,7 +216,8 @@ class Routed:
     def _undo(self, record: Attachment, pending: Pending) -> None:
         """Everything back; the claim is let finish, so that its release comes after it."""
         try:
-            pending.future.exception(CLAIM_SECONDS)
+            with self._claimer.turns.waiting():
+                pending.future.exception(CLAIM_SECONDS)
         except (TimeoutError, concurrent.futures.CancelledError):
             pass
         addresses = pending.future.result() if _succeeded(pending.future) else ()
@@ -240,7 +241,7 @@ class Routed:
         if owner is None or owner.key == record.key:  # else the names are someone else's by now
             self._admission.expel(record.host_name)
             self._extras.detach(record)
-            wire.doom_host(self._sockets.route(), record.host_name, record.addresses)
+            wire.retire_host(self._sockets.route(), record.host_name)
         else:
             self._extras.detach(msgspec.structs.replace(record, limits=None))
         reached("doomed")
@@ -248,7 +249,7 @@ class Routed:
         reached("deleted")
         if inner is not None:
             try:
-                wire.doom_pod(request.interface, inner)
+                wire.doom_pod(request.interface, inner, self._sockets.home())
             except KernelError as error:
                 log.info("pod side not reachable netns=%s error=%s", request.netns, error)
         self._reaper.add(record.key)

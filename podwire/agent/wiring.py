@@ -1,12 +1,14 @@
 """Puts a planned wiring into the kernel, takes it out, and compares: the hands of attach.
 
-Sockets are one a thread (`Sockets`), because a thread pool serves the calls. Doomed links are renamed, set down and
-put into a group, so that a call is answered before the kernel's grace periods (15 ms a link); the reaper does the rest.
+Sockets are one a thread (`Sockets`), because a thread pool serves the calls. Doomed links are set down, renamed where
+the name is wanted, and put into a group, so that a call is answered before the kernel's grace periods (15 ms a link);
+the reaper does the rest.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import threading
 import time
@@ -36,12 +38,23 @@ DOOMED_PREFIX = "pw"
 CARRIER_SECONDS = 2.0
 
 
+class _Own:
+    """The calling thread's network namespace, open as long as this is used."""
+
+    def __init__(self) -> None:
+        self.fd = netns.open_own()
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class Sockets(threading.local):
     """This thread's sockets in the node's namespace, opened when first used."""
 
     def __init__(self) -> None:
         self._route: RouteSocket | None = None
         self._elements: ElementSocket | None = None
+        self._home: _Own | None = None
 
     def route(self) -> RouteSocket:
         if self._route is None:
@@ -52,6 +65,12 @@ class Sockets(threading.local):
         if self._elements is None:
             self._elements = ElementSocket()
         return self._elements
+
+    def home(self) -> int:
+        """A descriptor of the node's namespace, for the way back from a pod's."""
+        if self._home is None:
+            self._home = _Own()
+        return self._home.fd
 
 
 def host_route(address: str, index: int) -> Route:
@@ -117,9 +136,9 @@ def address_host(socket: RouteSocket, wiring: Wiring, index: int) -> None:
     socket.batch(changes)
 
 
-def address_pod(wiring: Wiring, pod_netns: int, index: int, sysctls: Iterable[tuple[str, str]] = ()) -> None:
+def address_pod(wiring: Wiring, pod_netns: int, home: int, index: int, sysctls: Iterable[tuple[str, str]] = ()) -> None:
     """Raise the pod's interfaces, give it its addresses and its ways out, set its sysctls. Raises KernelError."""
-    with netns.inside(pod_netns):
+    with netns.inside(pod_netns, home):
         inner = RouteSocket(brief=True)
         if any(plan.family(address) == 6 for address in wiring.addresses):
             for name in ("all", "default", "lo"):
@@ -179,12 +198,22 @@ def await_carrier(socket: RouteSocket, name: str) -> None:
     """
     end = time.monotonic() + CARRIER_SECONDS
     while True:
-        link = socket.link(name)
-        if link is not None and link.oper_up:
+        up = socket.oper_up(name)
+        if up:
             return
-        if link is None or time.monotonic() > end:
-            raise KernelError(f"wait for carrier of {name}", errno.ENODEV if link is None else errno.ETIMEDOUT)
+        if up is None or time.monotonic() > end:
+            raise KernelError(f"wait for carrier of {name}", errno.ENODEV if up is None else errno.ETIMEDOUT)
         time.sleep(0.0002)
+
+
+def retire_host(socket: RouteSocket, name: str) -> None:
+    """Take the host end out of use for good: down, which flushes its routes, and in the group of the doomed.
+
+    It keeps its name until it is gone: giving it another takes the kernel longer than all the rest, and only an ADD
+    that wants the same name before the next reaping needs that (`doom_host`). One that is gone is fine. Raises
+    KernelError.
+    """
+    _tolerate(socket, [links.retire(name, DOOMED_GROUP)], errno.ENODEV)
 
 
 def doom_host(socket: RouteSocket, name: str, addresses: Iterable[str]) -> bool:
@@ -204,9 +233,9 @@ def doom_index(socket: RouteSocket, index: int, addresses: Iterable[str]) -> Non
     _tolerate(socket, changes, errno.ESRCH, errno.ENODEV)
 
 
-def doom_pod(name: str, pod_netns: int) -> None:
+def doom_pod(name: str, pod_netns: int, home: int) -> None:
     """Take the pod's interface out of sight: down (which flushes its routes) and renamed."""
-    with netns.inside(pod_netns):
+    with netns.inside(pod_netns, home):
         inner = RouteSocket(brief=True)
     with inner:
         index = inner.link_index(name)

@@ -15,6 +15,15 @@ from podwire.cni.install import write_atomically
 
 NAME = "podwire-shim"
 _FLAGS = ("-Os", "-static", "-s", "-Wall")
+_BARE = (
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fno-tree-loop-distribute-patterns",
+    "-Wl,--build-id=none",
+)
+"""Without a C library, for the processors that the source knows; for others the library is linked in."""
+_MANNERS = (_BARE, ("-DWITH_LIBC",))
 
 
 class ShimError(Exception):
@@ -35,7 +44,7 @@ def build(cache: Path) -> Path:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     compiler = found if source().exists() else None
     text = source().read_bytes() if compiler else fallback().encode()
-    digest = hashlib.sha256(text + repr((compiler, _FLAGS)).encode()).hexdigest()
+    digest = hashlib.sha256(text + repr((compiler, _FLAGS, _MANNERS)).encode()).hexdigest()
     if target.exists() and stamp.exists() and stamp.read_text() == digest:
         return target
     content = _compile(compiler, text) if compiler else text
@@ -47,12 +56,14 @@ def build(cache: Path) -> Path:
 def _compile(compiler: str, text: bytes) -> bytes:
     with tempfile.TemporaryDirectory(prefix="podwire-shim-") as scratch:
         output = Path(scratch) / NAME
-        done = subprocess.run(
-            [compiler, *_FLAGS, "-x", "c", "-", "-o", os.fspath(output)], input=text, capture_output=True, check=False
-        )
-        if done.returncode:
-            raise ShimError(f"{compiler} failed: {done.stderr.decode(errors='replace').strip()}")
-        return output.read_bytes()
+        words = b""
+        for manner in _MANNERS:
+            line = [compiler, *_FLAGS, *manner, "-x", "c", "-", "-o", os.fspath(output)]
+            done = subprocess.run(line, input=text, capture_output=True, check=False)
+            if done.returncode == 0:
+                return output.read_bytes()
+            words = words or done.stderr
+        raise ShimError(f"{compiler} failed: {words.decode(errors='replace').strip()}")
 
 
 def fallback() -> str:

@@ -122,6 +122,14 @@ class Allocator:
     async def assign(self, wish: Wish) -> list[str]:
         """The addresses of a handle, in the order of the wish's families: all of them or none. Raises IpamError,
         ApiError."""
+        attribute = self._attribute(wish)
+        return self._from_stock(wish, attribute) or await self._ask(wish.handle, wish, attribute)
+
+    def at_once(self, wish: Wish) -> list[str] | None:
+        """The same from the stock, None when the wish has to wait for a write. Raises IpamError."""
+        return self._from_stock(wish, self._attribute(wish))
+
+    def _attribute(self, wish: Wish) -> Attribute:
         if not wish.families or set(wish.families) - {4, 6} or len(set(wish.families)) != len(wish.families):
             raise IpamError(f"handle {wish.handle}: families are 4, 6 or both, not {wish.families}")
         facts = {"node": self._node, "timestamp": self._now(), **wish.facts}
@@ -129,9 +137,7 @@ class Allocator:
         for family in wish.families:
             if wish.use == "Workload":
                 self.stock.pace.setdefault(WIDTH[family], ahead.Pace())
-        if at_once := self._from_stock(wish, attribute):
-            return at_once
-        return await self._ask(wish.handle, wish, attribute)
+        return attribute
 
     async def assign_tunnel(self, family: int = 4) -> str:
         """The address of the node's VXLAN device. Raises IpamError, ApiError."""

@@ -19,6 +19,7 @@ from podwire.kernel.netlink import (
     attribute,
     attributes,
     be16,
+    iterate_attributes,
     nested,
     text,
     u8,
@@ -172,6 +173,12 @@ def configure_ipv4(index: int, settings: dict[str, int], *, name: str = "") -> M
     return Message(f"configure link {name or index}", RTM_SETLINK, 0, _header(index) + named + spec)
 
 
+def retire(name: str, group: int) -> Message:
+    """The link of that name down, and into a group."""
+    body = _header(0, 0, IFF_UP) + _name(IFLA_IFNAME, name) + u32(IFLA_GROUP, group)
+    return Message(f"retire link {name}", RTM_SETLINK, 0, body)
+
+
 def proxy_delay(index: int, milliseconds: int) -> Message:
     """How long a proxied ARP answer is held back on the link (the kernel's default is 800 ms)."""
     parameters = nested(_NDTA_PARMS, u32(_NDTPA_IFINDEX, index), u64(_NDTPA_PROXY_DELAY, milliseconds))
@@ -233,22 +240,31 @@ class RouteSocket(NetlinkSocket):
             with netns.inside(netns_fd):
                 super().__init__(NETLINK_ROUTE, brief=brief)
 
-    def link(self, name: str) -> Link | None:
-        """The link of that name, or None."""
+    def _find(self, name: str) -> bytes | None:
         try:
-            return decode_link(
-                self.get(
-                    Message(f"get link {name}", RTM_GETLINK, 0, _header() + _NO_STATISTICS + _name(IFLA_IFNAME, name))
-                )[1]
-            )
+            ask = _header() + _NO_STATISTICS + _name(IFLA_IFNAME, name)
+            return self.get(Message(f"get link {name}", RTM_GETLINK, 0, ask))[1]
         except KernelError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
 
+    def link(self, name: str) -> Link | None:
+        """The link of that name, or None."""
+        found = self._find(name)
+        return decode_link(found) if found is not None else None
+
     def link_index(self, name: str) -> int | None:
-        found = self.link(name)
-        return found.index if found else None
+        found = self._find(name)
+        return int(_IFINFOMSG.unpack_from(found)[3]) if found is not None else None
+
+    def oper_up(self, name: str) -> bool | None:
+        """Whether the link of that name transmits; None when there is none."""
+        found = self._find(name)
+        if found is None:
+            return None
+        states = (value for kind, value in iterate_attributes(found, _IFINFOMSG.size) if kind == IFLA_OPERSTATE)
+        return next(states, b"\0")[0] == _OPER_UP
 
     def links(self) -> list[Link]:
         return [

@@ -49,6 +49,8 @@ _SO_RCVBUFFORCE = 33
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _RECEIVE_BYTES = 1 << 17
+_ANSWER_BYTES = 1 << 14
+"""Room for an acknowledgement, which repeats the refused message where the kernel does not cap it, or one object."""
 _MESSAGES_PER_SEND = 128
 _DUMP_ATTEMPTS = 10
 
@@ -165,12 +167,15 @@ class NetlinkSocket:
     """A netlink socket of the network namespace that the calling thread is in. Not for use by two threads at once."""
 
     def __init__(self, protocol: int = NETLINK_ROUTE, *, brief: bool = False) -> None:
-        """`brief`: for a few messages and small dumps; spares the larger buffers."""
+        """`brief`: for a few messages; spares what only larger exchanges need (buffers, strictly checked dumps)."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
-        for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        if brief:
+            return  # the kernel gives it a port with the first message
+        for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        for forced in () if brief else (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
+        for forced in (_SO_RCVBUFFORCE, _SO_SNDBUFFORCE):
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, forced, 1 << 21)
             except PermissionError:  # needs CAP_NET_ADMIN in the initial user namespace; the default size does
@@ -222,28 +227,29 @@ class NetlinkSocket:
         self.batch([message])
 
     def _exchange(self, messages: Sequence[Message]) -> list[KernelError | None]:
+        """Messages are done in order and refusals are always told: only the last one asks for its acknowledgement."""
         first = self._sequence + 1
-        self._sequence += len(messages)
-        wire = b"".join(encode(m, first + i, NLM_F_REQUEST | NLM_F_ACK) for i, m in enumerate(messages))
-        self._socket.send(wire)
+        last = self._sequence = self._sequence + len(messages)
+        wire = [encode(m, first + i, NLM_F_REQUEST) for i, m in enumerate(messages[:-1])]
+        wire.append(encode(messages[-1], last, NLM_F_REQUEST | NLM_F_ACK))
+        self._socket.send(b"".join(wire))
         results: list[KernelError | None] = [None] * len(messages)
-        pending = set(range(first, first + len(messages)))
-        while pending:
-            for kind, flags, sequence, body in decode(self._socket.recv(_RECEIVE_BYTES)):
-                if kind != NLMSG_ERROR or sequence not in pending:
+        while True:
+            for kind, flags, sequence, body in decode(self._socket.recv(_ANSWER_BYTES)):
+                if kind != NLMSG_ERROR or not first <= sequence <= last:
                     continue
-                pending.discard(sequence)
                 code, words = decode_error(flags, body)
                 if code:
                     results[sequence - first] = KernelError(messages[sequence - first].what, code, words)
-        return results
+                if sequence == last:
+                    return results
 
     def get(self, message: Message) -> tuple[int, bytes]:
         """Ask for one object; its (type, body)."""
         self._sequence += 1
         self._socket.send(encode(message, self._sequence, NLM_F_REQUEST))
         while True:
-            for kind, flags, sequence, body in decode(self._socket.recv(_RECEIVE_BYTES)):
+            for kind, flags, sequence, body in decode(self._socket.recv(_ANSWER_BYTES)):
                 if sequence != self._sequence:
                     continue
                 if kind == NLMSG_ERROR:

@@ -24,12 +24,14 @@ PROC_SYS = Path("/proc/sys")
 T = TypeVar("T")
 
 
+_libc = ctypes.CDLL(None, use_errno=True)  # once: opening it takes longer than the call
+
+
 def _setns(fd: int) -> None:
     if hasattr(os, "setns"):
         os.setns(fd, CLONE_NEWNET)
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, CLONE_NEWNET) != 0:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
@@ -63,23 +65,36 @@ def is_network(fd: int) -> bool:
 
 
 @contextmanager
-def inside(fd: int) -> Iterator[None]:
-    """The body runs in the namespace `fd`. Raises KernelError when it is not a namespace (or not ours to enter)."""
+def inside(fd: int, home: int | None = None) -> Iterator[None]:
+    """The body runs in the namespace `fd`. Raises KernelError when it is not a namespace (or not ours to enter).
+
+    `home` is the calling thread's own namespace, where a descriptor of it is at hand; it stays open.
+    """
+    if home is not None:
+        with _there_and_back(fd, home):
+            yield
+        return
     home = open_own()
     try:
-        try:
-            _setns(fd)
-        except OSError as error:
-            raise KernelError("enter network namespace", error.errno or 0) from error
-        try:
+        with _there_and_back(fd, home):
             yield
-        finally:
-            try:
-                _setns(home)
-            except OSError as error:
-                raise RuntimeError("thread is stranded in a foreign network namespace") from error
     finally:
         os.close(home)
+
+
+@contextmanager
+def _there_and_back(fd: int, home: int) -> Iterator[None]:
+    try:
+        _setns(fd)
+    except OSError as error:
+        raise KernelError("enter network namespace", error.errno or 0) from error
+    try:
+        yield
+    finally:
+        try:
+            _setns(home)
+        except OSError as error:
+            raise RuntimeError("thread is stranded in a foreign network namespace") from error
 
 
 def run_inside(fd: int, work: Callable[[], T]) -> T:

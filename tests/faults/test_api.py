@@ -12,6 +12,7 @@ import pytest
 
 from podwire.agent import claimer
 from podwire.agent.claimer import Claimer
+from podwire.agent.turns import Turns
 from podwire.cni.errors import CniError
 from podwire.ipam.wish import Wish
 from podwire.model.api import ApiError
@@ -169,6 +170,9 @@ class Hung:
             self.waiting -= 1
         return []
 
+    def at_once(self, wish: Wish) -> list[str] | None:
+        return None
+
     async def release(self, handle: str) -> list[str]:
         return []
 
@@ -176,7 +180,7 @@ class Hung:
 async def test_an_api_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ADD does not wait for ever, and its claim does not go on without it."""
     monkeypatch.setattr(claimer, "CLAIM_SECONDS", 0.05)
-    claims, door = Hung(), Claimer()
+    claims, door = Hung(), Claimer(Turns())
     door.open(claims, asyncio.get_running_loop())
     with pytest.raises(CniError, match="no address claimed in time") as refused:
         await asyncio.to_thread(lambda: door.claim(Wish("h")).addresses())

@@ -76,7 +76,10 @@ def test_add_again_is_the_same_and_del_gives_everything_back(world: Any, tools: 
     assert f"k8s-pod-network.{pod.container_id}" in handles(world)
     pod.delete()
     assert "eth0" not in pod.space.run("ip", "link")
-    assert pod.host_name not in node.space.run("ip", "link")
+    assert pod.host_name not in node.space.run("ip", "link", "show", "up")
+    assert node.space.run("ip", "route", "show", f"{pod.address}/32") == ""
+    assert pod.host_name not in node.space.run(tools.nft.program(), "list", "table", "inet", "podwire")
+    tools.until("host end gone", lambda: pod.host_name not in node.space.run("ip", "link"))
     pod.delete()
     tools.until("address released", lambda: f"k8s-pod-network.{pod.container_id}" not in handles(world))
     pod.add()
