@@ -67,7 +67,9 @@ class Bridge:
         files: Files,
         extras: Extras,
         boot: Callable[[], str],
+        features: asking.Features,
     ) -> None:
+        self._features = features
         self._node = node
         self._mtu = mtu
         self._pods = pods
@@ -96,9 +98,10 @@ class Bridge:
             self._reaper.finish(key)
         self._guard.prepare()
         self._evict(plan.host_name(request))
-        record = self._begin(request, asked)
+        wanted = self._wanted(request) if asked.files is None else None
+        record = self._begin(request, asked, wanted)
         try:
-            given = self._addresses(request, asked, record)
+            given = self._addresses(request, asked, wanted)
             reached("claimed")
             record = self._with(record, asked, request, given)
             ends = self._wire(asked, record, inner)
@@ -110,7 +113,15 @@ class Bridge:
         log.info("attached pod=%s/%s addresses=%s", request.namespace, request.pod, ",".join(record.addresses))
         return self._result(request, asked, ends)
 
-    def _begin(self, request: Request, asked: Asked) -> Attachment:
+    def _wanted(self, request: Request) -> asking.Asked:
+        """What the pod asks for. Raises CniError 7 for what a port of a bridge cannot have."""
+        wanted = asking.asked(request, self._pods.facts(request), self._features)
+        if wanted.sources:
+            text = f"annotation {asking.SOURCES} of pod {request.namespace}/{request.pod} cannot be kept"
+            raise CniError(spec.BAD_CONFIG, text, "ports of a bridge send from their own addresses only: remove it")
+        return wanted
+
+    def _begin(self, request: Request, asked: Asked, wanted: asking.Asked | None) -> Attachment:
         record = Attachment(
             container_id=request.container_id,
             interface=request.interface,
@@ -128,6 +139,7 @@ class Bridge:
             bridge=asked.shape.bridge,
             ports=capabilities.port_mappings(request),
             limits=capabilities.bandwidth(request),
+            floating=wanted.floating if wanted else (),
             masquerade=asked.shape.masquerade and asked.files is not None,  # else the pool says
             hairpin=asked.shape.hairpin,
             promiscuous=asked.shape.promiscuous,
@@ -143,11 +155,11 @@ class Bridge:
             wire.drop_blackholes(self._sockets.route())
         return record
 
-    def _addresses(self, request: Request, asked: Asked, record: Attachment) -> list[Given]:
-        if asked.files is not None:
+    def _addresses(self, request: Request, asked: Asked, wanted: asking.Asked | None) -> list[Given]:
+        if wanted is None:
+            assert asked.files is not None
             return self._files.assign(request, asked.files)
-        wish = asking.wish(request, self._node, asking.asked(request, self._pods.facts(request)))
-        found = self._claimer.claim(wish).addresses()
+        found = self._claimer.claim(asking.wish(request, self._node, wanted)).addresses()
         return [Given(plan.host_prefix(address), plan.gateway(address)) for address in found]
 
     def _with(self, record: Attachment, asked: Asked, request: Request, given: list[Given]) -> Attachment:

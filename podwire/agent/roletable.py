@@ -97,6 +97,7 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.files,
             parts.extras,
             parts.boot,
+            Features(config.floating_ips, config.source_prefixes),
         ),
         CHAINED: Chained(
             parts.records, parts.sockets, parts.admission, parts.guard, parts.reaper, parts.extras, parts.boot

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from podwire.model.gvr import IPPOOLS, NAMESPACES, PODS
+from tests.netns.agent import onbridge
 
 FLOAT, FLOAT6 = "198.51.100.7", "2001:db8:7::1"
 DUAL = {"ipam": {"type": "podwire-ipam", "assign_ipv4": "true", "assign_ipv6": "true"}}
@@ -72,6 +73,27 @@ def test_everybody_reaches_it_and_keeps_its_own_address(world: Any, pods: Any) -
     web.delete()
     assert FLOAT not in table(one)
     assert "Error" in ask(near.space, FLOAT, web)
+
+
+def test_on_a_bridge(world: Any, pods: Any) -> None:
+    """Others, the node, a pod on the same bridge and the pod itself; what a bridge cannot keep is refused by name."""
+    one, two = world.nodes
+    for space in (world.outside, two.space):
+        space.run("ip", "route", "add", f"{FLOAT}/32", "via", "203.0.113.1" if space is world.outside else one.address)
+    world.router.run("ip", "route", "add", f"{FLOAT}/32", "via", one.address)
+    shape = {"wiring": "bridge", "bridge": "cbr0", "hairpinMode": True, "ipam": {"type": "podwire-ipam"}}
+    near, web = onbridge.add(one.pod("near"), shape), onbridge.add(pods(one, "web", floatingIPs=[FLOAT]), shape)
+    assert ask(world.outside, FLOAT, web) == "203.0.113.10"
+    assert ask(two.space, FLOAT, web) == two.address
+    assert ask(near.space, FLOAT, web) == onbridge.address(near)
+    assert ask(web.space, FLOAT, web) == FLOAT
+    assert web.call("CHECK", **shape, prevResult=web.result) == (0, "")
+    assert web.call("DEL", **shape)[0] == 0
+    assert FLOAT not in table(one)
+    for control in ({}, {"feature_control": {"source_prefixes": True}}):
+        name = f"router{len(control)}"
+        code, answer = pods(one, name, allowedSourcePrefixes=["192.0.2.0/24"]).call("ADD", **{**shape, **control})
+        assert (code, json.loads(answer)["code"]) == (1, 7) and "allowedSourcePrefixes" in answer, answer
 
 
 def test_both_families(world: Any, pods: Any) -> None:
