@@ -11,6 +11,7 @@ import pytest
 from podwire.agent.attachments import READY, Attachment
 from podwire.agent.podmarks import CONTAINER_ID, POD_IP, POD_IPS, PodMarks, by_pod, wanted
 from podwire.agent.pods import Pods
+from podwire.agent.turns import Turns
 from podwire.kube.fake import FakeApi
 from podwire.model.api import ApiError
 from podwire.model.gvr import PODS
@@ -49,7 +50,7 @@ def test_only_first_interfaces_that_we_wired_count() -> None:
 @pytest.fixture
 async def pods() -> AsyncIterator[tuple[FakeApi, Pods]]:
     api = FakeApi()
-    watched = Pods(api, "n1")
+    watched = Pods(api, "n1", Turns())
     running = asyncio.create_task(watched.run())
     yield api, watched
     running.cancel()
