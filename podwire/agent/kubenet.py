@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from podwire.cni.listing import NETWORK, Entry
 from podwire.ipam import hostlocal, hostranges
 from podwire.ipam.wish import Wish
 from podwire.model.block import IPAMBlock, IPAMBlockSpec
+from podwire.model.ippool import IPPool
 from podwire.model.meta import Meta
 from podwire.model.node import Node
 
@@ -86,10 +88,18 @@ class PodCidr:
         return self.kept.former if self.kept else ()
 
 
-def entry(config: AgentConfig, mtu: int, cidrs: tuple[str, ...]) -> Entry | None:
-    """The configuration to install; None while a podCIDR is needed and not known."""
+def dual(pod_cidrs: tuple[str, ...], pools: Iterable[IPPool]) -> bool:
+    """Pods get both families: the node has a podCIDR of IPv6 beside that of IPv4, and there is a pool for it."""
+    usable = any(pool.cidr.width == 128 and pool.usable and pool.allows("Workload") for pool in pools if pool.sound)
+    return usable and {":" in cidr for cidr in pod_cidrs} == {True, False}
+
+
+def entry(config: AgentConfig, mtu: int, cidrs: tuple[str, ...], *, both: bool = False) -> Entry | None:
+    """The configuration to install; None while a podCIDR is needed and not known. `both`: pods get IPv4 and IPv6, where
+    addresses are from blocks."""
     if config.network != KUBENET and config.ipam != HOST_LOCAL:
-        return Entry(mtu)
+        families = {"assign_ipv4": "true", "assign_ipv6": "true"} if both else {}
+        return Entry(mtu, ipam={**listing.BLOCKS, **families})
     if not cidrs:
         return None
     if config.network != KUBENET:

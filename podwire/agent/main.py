@@ -343,7 +343,8 @@ class Agent:
         while self._config.install_cni:
             version = loop.version
             await self._see_pod_cidr(loop.nodes.get(self._config.node_name))
-            wanted = kubenet.entry(self._config, self._pod_mtu(), self._pod_cidr.cidrs)
+            both = kubenet.dual(self._pod_cidrs(), self._known_pools())
+            wanted = kubenet.entry(self._config, self._pod_mtu(), self._pod_cidr.cidrs, both=both)
             if wanted is not None and written != wanted:
                 changed = await asyncio.to_thread(self._write_cni, wanted)
                 log.info("cni installed mtu=%d changed=%s", wanted.mtu, ",".join(map(str, changed)) or "nothing")

@@ -15,6 +15,7 @@ from podwire.kube.client import ApiError
 from podwire.model.gvr import NODES
 
 COMPONENT = "cidrAllocator"
+NODE_MASK6 = 64
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -58,12 +59,15 @@ def order(node: Object) -> tuple[bool, str, str]:
 class NodeCidrs:
     """One key for all nodes: pieces must not be given out twice."""
 
-    def __init__(self, world: World, pod_subnet: str, node_mask: int) -> None:
-        """Raises ValueError when the subnet or the mask do not make sense."""
-        self._world, self._mask = world, node_mask
-        self._subnet: Network = ipaddress.ip_network(pod_subnet)
-        if not self._subnet.prefixlen <= node_mask <= self._subnet.max_prefixlen:
-            raise ValueError(f"node mask /{node_mask} does not fit into the pod subnet {pod_subnet}")
+    def __init__(self, world: World, pod_subnet: str, node_mask: int, pod_subnet6: str = "") -> None:
+        """Raises ValueError when a subnet or the mask do not make sense."""
+        self._world = world
+        self._cut: list[tuple[Network, int]] = [(ipaddress.ip_network(pod_subnet), node_mask)]
+        if pod_subnet6:
+            self._cut.append((ipaddress.ip_network(pod_subnet6), NODE_MASK6))
+        for subnet, mask in self._cut:
+            if not subnet.prefixlen <= mask <= subnet.max_prefixlen:
+                raise ValueError(f"node mask /{mask} does not fit into the pod subnet {subnet}")
 
     def controller(self) -> Controller:
         triggers = {NODES: lambda old, new: [("", "")] if new is None or not pieces_of(new) else []}
@@ -75,16 +79,17 @@ class NodeCidrs:
         for node in sorted((one for one in nodes if not pieces_of(one)), key=order):
             if self._world.store(NODES).leaving(node):
                 continue
-            piece = lowest_free(self._subnet, self._mask, taken)
-            if piece is None:
+            pieces = [lowest_free(subnet, mask, taken) for subnet, mask in self._cut]
+            if None in pieces:
                 said = f"Node {name_of(node)} status is now: CIDRNotAvailable"
                 self._world.tell(node, "Normal", "CIDRNotAvailable", said, COMPONENT)
                 continue
-            change = {"metadata": {"uid": meta(node)["uid"]}, "spec": {"podCIDR": str(piece), "podCIDRs": [str(piece)]}}
+            texts = [str(piece) for piece in pieces]
+            change = {"metadata": {"uid": meta(node)["uid"]}, "spec": {"podCIDR": texts[0], "podCIDRs": texts}}
             try:
                 await self._world.patch(NODES, node, change)
             except ApiError as error:
                 if not error.not_found:
                     raise
                 continue
-            taken.append(piece)
+            taken += [piece for piece in pieces if piece is not None]

@@ -14,7 +14,7 @@ from podwire.model.gvr import CRDS, IPPOOLS
 
 log = logging.getLogger(__name__)
 
-NAME = "default-ipv4-ippool"
+NAME, NAME6 = "default-ipv4-ippool", "default-ipv6-ippool"
 BLOCK = 26
 CRD = f"{IPPOOLS.plural}.{IPPOOLS.group}"
 
@@ -42,11 +42,18 @@ def default_pool(pod_subnet: str, node_mask: int, *, overlay: bool = True, disab
     }
 
 
+def default_pool6(pod_subnet: str) -> Object:
+    """The same for IPv6, which goes between nodes inside the IPv4 tunnel; nothing of it is masqueraded."""
+    pool = default_pool("0.0.0.0/0", BLOCK)
+    spec = {**pool["spec"], "cidr": str(ipaddress.ip_network(pod_subnet)), "blockSize": 122, "natOutgoing": False}
+    return {**pool, "metadata": {"name": NAME6}, "spec": spec}
+
+
 class DefaultPool:
     """Done once a process: a pool that is taken away later stays away."""
 
-    def __init__(self, world: World, pool: Object) -> None:
-        self._world, self._pool, self._done = world, pool, False
+    def __init__(self, world: World, *pools: Object) -> None:
+        self._world, self._pools, self._done = world, pools, False
 
     def controller(self) -> Controller:
         return Controller("pool", {CRDS: self._crd_changed}, self.reconcile, workers=1)
@@ -59,10 +66,13 @@ class DefaultPool:
         if self._done:
             return
         pools, _version = await self._world.client.list(IPPOOLS)
-        if not pools:
+        there, ours = {name_of(pool) for pool in pools}, {name_of(pool) for pool in self._pools}
+        for pool in self._pools if there < ours else ():  # none but what a former process came to make
+            if name_of(pool) in there:
+                continue
             try:
-                await self._world.client.create(IPPOOLS, self._pool)
-                log.info("controllers: made the address pool %s %s", NAME, self._pool["spec"]["cidr"])
+                await self._world.client.create(IPPOOLS, pool)
+                log.info("controllers: made the address pool %s %s", name_of(pool), pool["spec"]["cidr"])
             except ApiError as error:
                 if not error.already_exists:
                     raise

@@ -18,7 +18,7 @@ from podwire.controllers.installation import Installations
 from podwire.controllers.namespaces import Namespaces
 from podwire.controllers.nodes import Evictions, NodeHealth
 from podwire.controllers.podgc import QUARANTINE_SECONDS, PodGarbage
-from podwire.controllers.pool import DefaultPool, default_pool
+from podwire.controllers.pool import DefaultPool, default_pool, default_pool6
 from podwire.controllers.replicaset import ReplicaSets
 from podwire.controllers.scheduler import Scheduler
 from podwire.kube.client import Api
@@ -26,12 +26,13 @@ from podwire.kube.client import Api
 
 @dataclass(frozen=True)
 class ControllersConfig:
-    """`pod_subnet` is cut into node CIDRs of prefix length `node_mask`; `ca_pem` is given to each namespace;
-    `default_pool` makes the address pool, over an `overlay` of tunnels or not, and disabled where addresses come from
-    elsewhere. Times are in seconds."""
+    """`pod_subnet` is cut into node CIDRs of prefix length `node_mask`, `pod_subnet6` (if any) into such of 64;
+    `ca_pem` is given to each namespace; `default_pool` makes the address pools, over an `overlay` of tunnels or not,
+    and disabled where addresses come from elsewhere. Times are in seconds."""
 
     pod_subnet: str = "10.244.0.0/16"
     node_mask: int = 24
+    pod_subnet6: str = ""
     service_subnet: str = "10.96.0.0/12"
     ca_pem: str = ""
     default_pool: bool = True
@@ -51,7 +52,7 @@ def controllers(world: World, config: ControllersConfig) -> list[loop.Controller
         Endpoints(world).controller(),
         Accounts(world, config.ca_pem).controller(),
         Namespaces(world).controller(),
-        NodeCidrs(world, config.pod_subnet, config.node_mask).controller(),
+        NodeCidrs(world, config.pod_subnet, config.node_mask, config.pod_subnet6).controller(),
         NodeHealth(world, config.node_grace).controller(),
         Evictions(world).controller(),
         PodGarbage(world, config.orphan_quarantine).controller(),
@@ -59,7 +60,9 @@ def controllers(world: World, config: ControllersConfig) -> list[loop.Controller
     ]
     if config.default_pool:
         pool = default_pool(config.pod_subnet, config.node_mask, overlay=config.overlay, disabled=config.pool_disabled)
-        found.append(DefaultPool(world, pool).controller())
+        # the second family first: no pod starts without IPv4, so none starts with IPv4 alone
+        pools = [*([default_pool6(config.pod_subnet6)] if config.pod_subnet6 else []), pool]
+        found.append(DefaultPool(world, *pools).controller())
     return found
 
 

@@ -55,6 +55,7 @@ async def _serve(plan: LabPlan, sockets: Sequence[socket.socket]) -> None:
     controllers = ControllersConfig(
         pod_subnet=plan.pod_subnet,
         node_mask=plan.node_mask,
+        pod_subnet6=plan.pod_subnet6,
         service_subnet=plan.service_subnet,
         ca_pem=authority,
         overlay=plan.network != KUBENET,

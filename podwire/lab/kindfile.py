@@ -221,8 +221,9 @@ def _networking(place: Located, reading: Reading) -> None:
         elif key == "ipFamily":
             if value.text() not in ("ipv4", "ipv6", "dual"):
                 raise value.error(f"must be ipv4, ipv6 or dual, not {value.text()!r}")
-            if value.text() != "ipv4":
-                raise value.error(f"{value.text()} does not work yet; only ipv4 does")
+            if value.text() == "ipv6":
+                raise value.error("ipv6 alone does not work: nodes speak IPv4; ipv4 and dual do")
+            reading.spec = replace(reading.spec, dual=value.text() == "dual")
         else:
             reading.unused(value)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 UNDERLAY = IPv4Network("172.18.0.0/16")
@@ -19,6 +19,8 @@ OUTSIDE_ADDRESS = "203.0.113.10"
 
 DEFAULT_NAME = "lab"
 DEFAULT_POD_SUBNET = "10.244.0.0/16"
+DEFAULT_POD_SUBNET6 = "fd00:10:244::/56"
+NODE_MASK6 = 64  # as kube-controller-manager has it
 DEFAULT_SERVICE_SUBNET = "10.96.0.0/12"
 DEFAULT_NODE_MASK = 24
 DEFAULT_MAX_PODS = 110
@@ -79,6 +81,7 @@ class LabSpec:
     name: str = ""
     nodes: tuple[NodeSpec, ...] = ()
     pod_subnet: str = ""
+    dual: bool = False
     service_subnet: str = ""
     node_mask: int = 0
     max_pods: int = 0
@@ -111,7 +114,8 @@ class LabPlan:
 
     `network`: "routed" is Podwire's own with VXLAN between nodes; "kubenet" a bridge on each node, and a router outside
     of the nodes that knows which podCIDR is whose; "none" leaves the nodes waiting for somebody's CNI plugin.
-    `ipam`: addresses from blocks on the API, or from each node's podCIDR by files on the node.
+    `ipam`: addresses from blocks on the API, or from each node's podCIDR by files on the node. `pod_subnet6` is ""
+    unless pods have both families.
     `programs`: the folder of genuine Kubernetes' programs; empty for the control plane and kubelets of our own.
     `services`: who makes Services of a genuine cluster work: kube-proxy, or nobody.
     """
@@ -119,6 +123,7 @@ class LabPlan:
     name: str
     nodes: tuple[NodePlan, ...]
     pod_subnet: str = DEFAULT_POD_SUBNET
+    pod_subnet6: str = ""
     service_subnet: str = DEFAULT_SERVICE_SUBNET
     node_mask: int = DEFAULT_NODE_MASK
     network: str = ROUTED
@@ -169,11 +174,15 @@ def build(spec: LabSpec) -> LabPlan:
     name = spec.name or DEFAULT_NAME
     check_name(name)
     specs = _ordered(spec.nodes or default_nodes(3))
-    pod_subnet = spec.pod_subnet or DEFAULT_POD_SUBNET
+    pod_subnet, _, pod_subnet6 = (spec.pod_subnet or DEFAULT_POD_SUBNET).partition(",")
+    if spec.dual and not pod_subnet6:
+        pod_subnet6 = DEFAULT_POD_SUBNET6
     service_subnet = spec.service_subnet or DEFAULT_SERVICE_SUBNET
     node_mask = spec.node_mask or _default_mask(pod_subnet)
     try:
         check_subnets(pod_subnet, service_subnet, node_mask, len(specs))
+        if pod_subnet6:
+            check_subnet6(pod_subnet6, len(specs))
     except PlanError as error:
         place = dict(spec.places).get(str(error).partition(":")[0])
         raise PlanError(f"{place}: {error}" if place else str(error)) from None
@@ -181,6 +190,10 @@ def build(spec: LabSpec) -> LabPlan:
     network = spec.network or ROUTED
     ipam = spec.ipam or (HOST_LOCAL if network == KUBENET else BLOCKS)
     check_network(network, ipam)
+    if pod_subnet6 and (network == KUBENET or ipam == HOST_LOCAL or spec.programs):
+        raise PlanError(
+            "networking.ipFamily: dual needs the routed network with addresses from blocks, and the lab's own API"
+        )
     services_by = _services(spec)
     default_max = spec.max_pods or DEFAULT_MAX_PODS
     nodes = tuple(_place(name, index, node, specs, default_max) for index, node in enumerate(specs))
@@ -189,6 +202,7 @@ def build(spec: LabSpec) -> LabPlan:
         name=name,
         nodes=nodes,
         pod_subnet=pod_subnet,
+        pod_subnet6=pod_subnet6,
         service_subnet=service_subnet,
         node_mask=node_mask,
         network=network,
@@ -281,6 +295,18 @@ def check_subnets(pod_subnet: str, service_subnet: str, node_mask: int, node_cou
         raise PlanError(
             f"networking.podSubnet: {pods} is too small: {node_count} nodes with a /{node_mask} each do not fit"
         )
+
+
+def check_subnet6(pod_subnet6: str, node_count: int) -> None:
+    """Raise PlanError for a subnet of the second family that is malformed or has no /64 for every node."""
+    try:
+        pods = ip_network(pod_subnet6)
+    except ValueError as error:
+        raise PlanError(f"networking.podSubnet: {pod_subnet6!r} is not a subnet in CIDR form ({error})") from None
+    if not isinstance(pods, IPv6Network):
+        raise PlanError(f"networking.podSubnet: {pod_subnet6}: the second one must be IPv6")
+    if not NODE_MASK6 - 16 <= pods.prefixlen <= NODE_MASK6 or 2 ** (NODE_MASK6 - pods.prefixlen) < node_count:
+        raise PlanError(f"networking.podSubnet: {pods}: give between /48 and /64, with a /64 for each of the nodes")
 
 
 def _network(key: str, text: str) -> IPv4Network:

@@ -90,7 +90,7 @@ nodes:
         (HEAD + "nodes:\n- role: worker\n", "kind.yaml:4: nodes: no node has role control-plane"),
         (HEAD + "nodes:\n- role: control-plane\n- role: control-plane\n", "more than one control plane"),
         (HEAD + "nodes: 3\n", "kind.yaml:3: nodes: must be a list"),
-        (HEAD + "networking:\n  ipFamily: dual\n", "kind.yaml:4: networking.ipFamily: dual does not work yet"),
+        (HEAD + "networking:\n  ipFamily: ipv6\n", "kind.yaml:4: networking.ipFamily: ipv6 alone does not work"),
         (HEAD + "networking:\n  ipFamily: ipv5\n", "must be ipv4, ipv6 or dual"),
         (HEAD + "networking:\n  disableDefaultCNI: maybe\n", "networking.disableDefaultCNI: must be true or false"),
         (
