@@ -114,3 +114,40 @@ def test_two_labs_side_by_side(kubectl: Kubectl, tmp_path: Path) -> None:
         assert twin.object("node", "twin-control-plane")["status"]["addresses"][0]["address"] == "172.18.0.2"
         assert len(kubectl.object("nodes")["items"]) == 3
     assert len(kubectl.object("nodes")["items"]) == 3
+
+
+def test_a_pod_speaks_for_nobody_else(kubectl: Kubectl) -> None:
+    """By root inside its network namespace: another source is dropped, also while the agent is away; so is what it
+    sends into the tunnel, here and at the other node."""
+    node, mine, far = "net-worker", address(kubectl, "on-net-worker"), address(kubectl, "on-net-worker2")
+    other = kubectl.object("node", "net-worker2")["status"]["addresses"][0]["address"]
+    spaces = [line.split()[0] for line in inside(kubectl, node, "ip", "netns").splitlines()]
+    (space,) = [one for one in spaces if mine in inside(kubectl, node, "ip", "-n", one, "-o", "address")]
+
+    def pings(source: str) -> str:
+        words = ("ip", "netns", "exec", space, "ping", "-c", "1", "-W", "1", "-I", source, far)
+        return inside(kubectl, node, "sh", "-c", f"{' '.join(words)} || true")
+
+    def dropped(*chain: str) -> int:
+        words = inside(kubectl, node, "nft", "list", "chain", *chain).split()
+        return sum(int(words[at + 1]) for at, word in enumerate(words) if word == "packets")
+
+    inside(kubectl, node, "ip", "-n", space, "address", "add", "10.244.99.99/32", "dev", "eth0")
+    packet = r"\010\000\000\000\000\020\000\000" + "x" * 60
+    for target in (other, far):
+        before = dropped("inet", "podwire-tunnel", "forward")
+        inside(kubectl, node, "ip", "netns", "exec", space, "bash", "-c", f"printf '{packet}' > /dev/udp/{target}/4789")
+        assert dropped("inet", "podwire-tunnel", "forward") - before == (target == other)
+    before = dropped("inet", "podwire", "from4")
+    assert " 0% packet loss" in pings(mine)
+    assert "100% packet loss" in pings("10.244.99.99")
+    inside(kubectl, node, "kill", "-9", agent(kubectl, node))
+    assert "100% packet loss" in pings("10.244.99.99")
+    assert " 0% packet loss" in pings(mine)
+    assert dropped("inet", "podwire", "from4") - before >= 2
+
+
+def test_files_with_secrets_and_programs_are_roots_alone(kubectl: Kubectl) -> None:
+    paths = ("/etc/podwire/kubeconfig", "/run/podwire/cni.sock", "/opt/cni/bin/podwire")
+    told = inside(kubectl, "net-worker", "stat", "-c", "%a %u:%g", *paths).splitlines()
+    assert told == ["600 0:0", "600 0:0", "755 0:0"]

@@ -66,8 +66,10 @@ def test_every_client_reaches_the_port_and_keeps_its_address(world: Any) -> None
 
 
 def test_a_pod_does_not_reach_what_listens_on_the_nodes_loopback(world: Any) -> None:
-    """The kernel would let it: host ports on 127.0.0.1 need `route_localnet` on the pod's host end."""
+    """Even where somebody else has the kernel let it, as kube-proxy may."""
     one = world.nodes[0]
+    with netns.inside(one.space.fd):
+        netns.write_sysctl("net/ipv4/conf/all/route_localnet", "1")
     pod = one.pod("a").add()
     pod.space.run("ip", "route", "del", "table", "local", "127.0.0.0/8", "dev", "lo")
     pod.space.run("ip", "address", "flush", "dev", "lo")
@@ -83,6 +85,24 @@ def test_a_pod_does_not_reach_what_listens_on_the_nodes_loopback(world: Any) -> 
             assert open_one.recv(10) == b"y"
         with pytest.raises(BlockingIOError):
             hidden.recv(10)
+
+
+def test_transit_traffic_is_not_caught(world: Any) -> None:
+    """A pod's connection to the same port of somebody else goes there, through the node that has the host port."""
+    one, two = world.nodes
+    web = one.pod("web").add(**asking(mapping()))
+    near, far = one.pod("near").add(), two.pod("far").add()
+    for address, space, source in (
+        ("203.0.113.10", world.outside, one.address),
+        (far.address, far.space, near.address),
+        (two.address, two.space, near.address),
+    ):
+        with space.listen(address, PORT) as listener, near.space.socket() as client:
+            client.connect((address, PORT))
+            connection, peer = listener.accept()
+            connection.close()
+            assert peer[0] == source
+    assert ask(near.space, one.address, web) == near.address
 
 
 def test_an_address_of_its_own_comes_first(world: Any) -> None:
