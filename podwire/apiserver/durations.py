@@ -22,11 +22,6 @@ def _second(now: int) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def micro_timestamp(now: float) -> str:
-    """metav1.MicroTime."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def age(since: str | None, now: float) -> str:
     """How long ago, or <unknown> for nothing or nonsense."""
     if not since:

@@ -144,10 +144,6 @@ def internal(message: str) -> StatusError:
     return StatusError(500, "InternalError", f"Internal error occurred: {message}")
 
 
-def service_unavailable(message: str) -> StatusError:
-    return StatusError(503, "ServiceUnavailable", message)
-
-
 def success(gvr: GVR, name: str, uid: str) -> dict[str, Any]:
     """The Status that answers a delete."""
     details = _details(gvr, name)

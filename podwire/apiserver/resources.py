@@ -150,12 +150,6 @@ class Registry:
     def find(self, group: str, version: str, plural: str) -> Resource | None:
         return self._by_path.get((group, version, plural))
 
-    def by_kind(self, api_version: str, kind: str) -> Resource | None:
-        for resource in self._by_path.values():
-            if resource.gvr.kind == kind and resource.gvr.api_version == api_version:
-                return resource
-        return None
-
     def all(self) -> list[Resource]:
         return list(self._by_path.values())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -134,7 +134,3 @@ def template_pod(template: Object, namespace: str, *, prefix: str, owner: Object
 def pod_prefix(owner: str) -> str:
     """What generated pod names begin with. A pod's name has at most 63 characters, five of them generated."""
     return f"{owner}-" if len(owner) <= 57 else owner[:57] + "-"
-
-
-def sum_of(items: Iterable[Object], count: Callable[[Object], int]) -> int:
-    return sum(count(item) for item in items)

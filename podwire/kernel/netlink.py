@@ -93,20 +93,12 @@ def u8(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack("=B", value))
 
 
-def u16(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("=H", value))
-
-
 def be16(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack(">H", value))
 
 
 def u32(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack("=I", value))
-
-
-def be32(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack(">I", value))
 
 
 def u64(kind: int, value: int) -> bytes:
