@@ -12,7 +12,7 @@ import click
 import podwire
 
 ROOT = Path(podwire.__file__).resolve().parent.parent
-_NOT_BENCHES = {"__init__", "apiload", "cnisite", "record", "session"}
+_NOT_BENCHES = {"__init__", "apiload", "clusteragent", "clusterworld", "cnisite", "record", "session"}
 
 
 def names() -> list[str]:
