@@ -49,6 +49,7 @@ from podwire.agent.hostports import HostPorts
 from podwire.agent.ipamwatch import IpamSettings
 from podwire.agent.logs import Recent
 from podwire.agent.loop import Loop
+from podwire.agent.othernetworks import OtherNetworks
 from podwire.agent.podmarks import PodMarks
 from podwire.agent.pods import PodApi, Pods
 from podwire.agent.readiness import Readiness
@@ -96,6 +97,7 @@ class Agent:
         self._api = api = FoundApi(CountedApi(api, self.health.figures))
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._complete = False
+        self._installed = asyncio.Event()
         self._collection: asyncio.Task[None] | None = None
         self._boot = ""
         self._uplink_mtu = mtu.DEFAULT
@@ -191,6 +193,8 @@ class Agent:
                 tasks.create_task(
                     condition.keep(self._api, self._config.node_name, loop, self.health), name="condition"
                 )
+                if self._config.set_aside:
+                    tasks.create_task(self._make_way(), name="other-networks")
                 if self._elector is not None:
                     tasks.create_task(self._elector.run(), name="elector")
         finally:
@@ -351,8 +355,16 @@ class Agent:
                 if written is None:
                     gc.collect()
                     gc.freeze()
+                    self._installed.set()
                 written = wanted
             await loop.newer(version, None)
+
+    async def _make_way(self) -> None:
+        """Other networks' configurations, once ours is there."""
+        await self._installed.wait()
+        others = OtherNetworks(self._api, self._config.node_name, self._places(), self.health)
+        await others.make_way()
+        await others.run()
 
     async def _see_pod_cidr(self, node: Node | None) -> None:
         """Where addresses come from the podCIDR it must not change."""
@@ -382,9 +394,11 @@ class Agent:
         return {a for a in found if not any(space.covers(Cidr.parse(a)) for space in spaces)}
 
     def _write_cni(self, entry: Entry) -> list[Path]:
+        return install.install(self._shim(), entry.mtu, self._places(), entry=entry)
+
+    def _places(self) -> Places:
         config = self._config
-        places = Places(config.conf_dir, config.bin_dir, config.socket, config.spool)
-        return install.install(self._shim(), entry.mtu, places, entry=entry)
+        return Places(config.conf_dir, config.bin_dir, config.socket, config.spool)
 
     def _shim(self) -> Path:
         """The shim that was built beforehand, else one made here. Raises ShimError."""

@@ -270,15 +270,20 @@ def _is_deleted(record: bytes) -> bool:
 
 
 def set_aside(places: Places) -> list[Path]:
-    """Rename the configurations of others; which they were. None where Podwire itself stands behind another plugin,
-    and not those of plugins that call further ones by these very files (`CALLERS`). Raises OSError."""
-    own = read(places.listing)
-    if own is None or listing.is_chained(own):
-        return []
-    found = [path for path in other_lists(places) if not set(listing.types(read(path) or b"")) & CALLERS]
+    """Rename the configurations of others, so that no runtime reads them; which they were. Raises OSError."""
+    found = rivals(places)
     for path in found:
         path.rename(path.with_name(path.name + _ASIDE))
     return found
+
+
+def rivals(places: Places) -> list[Path]:
+    """Configurations of other pod networks. None where ours is not in place, or has Podwire behind another plugin; and
+    not those of plugins that call further ones (`CALLERS`)."""
+    own = read(places.listing)
+    if own is None or listing.is_chained(own):
+        return []
+    return [path for path in other_lists(places) if not CALLERS & set(listing.types(read(path) or b""))]
 
 
 def made_way(places: Places) -> list[Path]:

@@ -254,3 +254,72 @@ def test_executables_stay_while_attachments_need_them(run: Any, tmp_path: Path) 
     (records / "c1.eth0.json").write_text("{")
     assert run("uninstall", "--force").exit_code == 0
     assert files(tmp_path / "bin") == []
+
+
+OF_FLANNEL = (
+    '{"name": "cbr0", "cniVersion": "1.0.0", "plugins": [{"type": "flannel", "delegate": {"isDefaultGateway": true}},'
+    ' {"type": "portmap", "capabilities": {"portMappings": true}}]}'
+)
+OF_BRIDGE = '{"cniVersion": "1.0.0", "name": "pods", "type": "bridge", "ipam": {"type": "host-local"}}'
+OF_KINDNET = '{"name": "kindnet", "cniVersion": "0.3.1", "plugins": [{"type": "ptp", "ipam": {"type": "host-local"}}]}'
+OF_MULTUS = '{"cniVersion": "1.0.0", "name": "multus", "type": "multus-shim"}'
+
+
+def test_configurations_of_others_make_way_and_come_back(places: Places, shim: Path) -> None:
+    others = {
+        "10-flannel.conflist": OF_FLANNEL,
+        "10-bridge.conf": OF_BRIDGE,
+        "04-kindnet.conflist": OF_KINDNET,
+        "99-broken.json": "{",
+    }
+    places.conf_dir.mkdir(parents=True)
+    for name, text in {**others, "00-multus.conf": OF_MULTUS, "notes.txt": "mine"}.items():
+        (places.conf_dir / name).write_text(text)
+    assert install.set_aside(places) == [], "not before there is another that serves"
+    install.install(shim, 1450, places)
+    assert [path.name for path in install.set_aside(places)] == sorted(others)
+    assert install.set_aside(places) == [] and install.rivals(places) == []
+    aside = sorted(f"{name}.before-podwire" for name in others)
+    assert files(places.conf_dir) == sorted([*aside, "00-multus.conf", "05-podwire.conflist", "notes.txt"])
+    (places.conf_dir / "10-flannel.conflist").write_text("{}")
+    assert [path.name for path in install.rivals(places)] == ["10-flannel.conflist"], "its agent is still there"
+    (places.conf_dir / "10-flannel.conflist").unlink()
+    install.uninstall(places)
+    assert files(places.conf_dir) == sorted([*others, "00-multus.conf", "notes.txt"])
+    assert (places.conf_dir / "10-flannel.conflist").read_text() == OF_FLANNEL
+
+
+def test_what_came_back_by_itself_is_newer_than_what_made_way(places: Places, shim: Path) -> None:
+    install.install(shim, 1450, places)
+    (places.conf_dir / "10-bridge.conf").write_text(OF_BRIDGE)
+    install.set_aside(places)
+    (places.conf_dir / "10-bridge.conf").write_text("{}")
+    install.uninstall(places)
+    assert files(places.conf_dir) == ["10-bridge.conf"]
+    assert (places.conf_dir / "10-bridge.conf").read_text() == "{}"
+
+
+def test_where_podwire_stands_behind_another_nothing_makes_way(places: Places, shim: Path) -> None:
+    from podwire.cni import listing
+
+    places.conf_dir.mkdir(parents=True)
+    (places.conf_dir / "10-bridge.conf").write_text(OF_BRIDGE)
+    places.listing.write_text(listing.appended(OF_BRIDGE.encode(), "bridge"))
+    assert install.set_aside(places) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "types"),
+    [
+        (OF_FLANNEL, ["flannel", "portmap"]),
+        (OF_BRIDGE, ["bridge"]),
+        ("{", []),
+        ("[]", []),
+        ('{"plugins": 3}', []),
+        ("7", []),
+    ],
+)
+def test_types(text: str, types: list[str]) -> None:
+    from podwire.cni import listing
+
+    assert listing.types(text.encode()) == types
