@@ -131,9 +131,12 @@ def _text(wiring: str, mtu: int, subnets: tuple[str, ...], chained: str | None, 
 @cni.command()
 @click.option("--wait", type=click.IntRange(0), default=0, metavar="SECONDS", help="Wait for the last attachment.")
 @click.option("--force", is_flag=True, help="Remove the executables though attachments are left.")
+@click.option("--hold", is_flag=True, help="Then wait for SIGTERM: for pods that do this on every node.")
 @places_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
-def uninstall(wait: int, force: bool, conf_dir: Path, bin_dir: Path, state_dir: Path, dry_run: bool) -> None:
+def uninstall(
+    wait: int, force: bool, hold: bool, conf_dir: Path, bin_dir: Path, state_dir: Path, dry_run: bool
+) -> None:
     """Remove the files again, in the order that ends the node's network cleanly; other plugins' files stay.
 
     The configuration goes first: the runtime reports its network as not ready, the node turns NotReady and gets no new
@@ -145,6 +148,8 @@ def uninstall(wait: int, force: bool, conf_dir: Path, bin_dir: Path, state_dir: 
     podwire cni uninstall
     kubectl drain NODE --ignore-daemonsets && podwire cni uninstall --wait 60
     """
+    import signal
+    import sys
     import time
 
     from podwire.cni import install as page
@@ -166,6 +171,9 @@ def uninstall(wait: int, force: bool, conf_dir: Path, bin_dir: Path, state_dir: 
     _do(rest, places, dry_run, "removed")
     for path in rest.foreign:
         click.echo(f"left alone: {path} is not Podwire's", err=True)
+    if hold:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.pause()
 
 
 @cni.command("list")

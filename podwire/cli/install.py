@@ -68,6 +68,47 @@ def install(
     _apply(options, kubeconfig, context, force=force, seconds=0 if no_wait else timeout)
 
 
+@click.command()
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="As of the install: namespace, classic, image."
+)
+@click.option("--values", type=Path, metavar="FILE", help="The same as a YAML file; --set wins.")
+@click.option("--timeout", type=click.IntRange(1), default=300, show_default=True, help="Seconds to wait for nodes.")
+@click.option("--purge", is_flag=True, help="Also the resource kinds, with every pool and address stored under them.")
+@cluster_options
+def uninstall(
+    pairs: tuple[str, ...], values: Path | None, timeout: int, purge: bool, kubeconfig: str, context: str
+) -> None:
+    """Take Podwire off a cluster: agents, then each node's CNI files, then rights and settings.
+
+    Nodes turn NotReady, or another network's as it was before. Pods that run keep their network until they end or their
+    node boots anew; drain nodes beforehand for a clean change. The pools and addresses on the API stay (--purge).
+
+    
+    podwire uninstall
+    """
+    from podwire.cli.connect import target
+    from podwire.install import remove as page
+    from podwire.install.options import OptionError, check
+    from podwire.kube.client import Client
+
+    try:
+        options = _options(pairs, values)
+        check(options)
+    except OptionError as error:
+        raise click.UsageError(str(error)) from None
+    found = target(kubeconfig, context)
+
+    async def work() -> None:
+        client = Client(found.cluster, user_agent="podwire-uninstall")
+        try:
+            await page.remove(client, options, click.echo, timeout, purge=purge)
+        finally:
+            await client.close()
+
+    _run(work(), found.source)
+
+
 def _options(pairs: tuple[str, ...], values: Path | None) -> Options:
     """Raises OptionError, UsageError."""
     import yaml

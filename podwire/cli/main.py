@@ -14,6 +14,7 @@ VERBS = {
     "lab": ("podwire.cli.lab", "lab", "A cluster of several nodes on this machine."),
     "agent": ("podwire.cli.agent", "agent", "The node daemon: addresses, wires and routes of one node's pods."),
     "install": ("podwire.cli.install", "install", "Podwire onto a Kubernetes cluster."),
+    "uninstall": ("podwire.cli.install", "uninstall", "Podwire off a Kubernetes cluster."),
     "controller": ("podwire.cli.controller", "controller", "What one process does for all nodes of a cluster."),
     "cni": ("podwire.cli.cni", "cni", "The CNI plugin's files on one node."),
     "ipam": ("podwire.cli.ipam", "ipam", "Addresses of pods: who has them, and whether that is right."),

@@ -183,3 +183,45 @@ def _probe(path: str, *, period: int, failures: int) -> Object:
     """On loopback, which kubelet shares with pods of the host's network."""
     asks = {"host": "127.0.0.1", "port": HEALTH_PORT, "path": path, "scheme": "HTTP"}
     return {"httpGet": asks, "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures}
+
+
+def cleaner(options: Options, labels: dict[str, str]) -> Object:
+    """What removes the CNI files from every node: a first step that ends, and a process that waits to be removed."""
+    selector = {"app.kubernetes.io/name": "podwire", "app.kubernetes.io/component": "uninstall"}
+    places = [row for row in _HOST if row[0] in ("cni-configuration", "cni-programs", "state")]
+    container = {
+        "image": options.image,
+        "imagePullPolicy": options.pull_policy,
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "securityContext": {
+            "runAsUser": 0,
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path, *_ in places],
+    }
+    remove = ["podwire", "cni", "uninstall", "--force"]
+    spec = {
+        "automountServiceAccountToken": False,
+        "hostNetwork": True,
+        "priorityClassName": "system-node-critical",
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"operator": "Exists"}],
+        "terminationGracePeriodSeconds": 5,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "initContainers": [{"name": "uninstall", "command": remove, **container}],
+        "containers": [{"name": "wait", "command": [*remove, "--hold"], **container}],
+        "volumes": [{"name": name, "hostPath": {"path": path, "type": kind}} for name, path, _, kind, _ in places],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "podwire-uninstall", "namespace": options.namespace, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": selector},
+            "template": {"metadata": {"labels": {**labels, **selector}}, "spec": spec},
+        },
+    }

@@ -125,10 +125,10 @@ def write_sysctl(name: str, value: str, root: Path | None = None) -> bool:
     return True
 
 
-def put_sysctl(name: str, value: str, root: Path = Path("/proc/sys")) -> None:
+def put_sysctl(name: str, value: str, root: Path | None = None) -> None:
     """The same without a look first, for what is new: half the time. Raises KernelError."""
     try:
-        (root / name).write_text(value)
+        ((root or PROC_SYS) / name).write_text(value)
     except OSError as error:
         raise KernelError(f"set sysctl {name}={value}", error.errno or 0) from error
 
