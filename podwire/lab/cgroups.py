@@ -81,6 +81,13 @@ def remove(lab: str, roots: list[Path] | None = None, seconds: float = 5.0) -> N
             time.sleep(0.02)
 
 
+def renew(lab: str, node: str, roots: list[Path] | None = None, seconds: float = 5.0) -> None:
+    """Empty a node's directories of what a former life of the node left in them. No process of that life may run."""
+    remove(f"{lab}/{node}", roots, seconds)
+    for root in hierarchies() if roots is None else roots:
+        _create_in(root, lab, [node])
+
+
 def _removed(top: Path) -> bool:
     if not top.is_dir():
         return True

@@ -162,6 +162,7 @@ def daemons(job: Job, node: NodePlan, agent: Callable[[], None]) -> list[Daemon]
     """Each program of the node with its name. Each waits by itself for what it needs."""
     plan, shared, own = job.plan, cluster(job.plan), machine(job, node)
     api = partial(waiting.for_api, shared.plane, settings.API_PORT, PKI)
+    port = partial(waiting.for_port, shared.plane, settings.API_PORT)
     etcd = partial(waiting.for_port, "127.0.0.1", settings.ETCD_PORT)
     runtime = partial(waiting.for_socket, str(settings.CONTAINERD_SOCKET))
     served = partial(waiting.for_kind, Path(CONFIG) / "kubelet.kubeconfig", SERVICES.path())
@@ -171,9 +172,9 @@ def daemons(job: Job, node: NodePlan, agent: Callable[[], None]) -> list[Daemon]
         found += [
             ("etcd", partial(become, components.etcd(f"{CLUSTER}/etcd"))),
             ("kube-apiserver", partial(become, components.apiserver(shared), etcd)),
-            ("kube-controller-manager", partial(become, components.controller_manager(shared), api)),
+            ("kube-controller-manager", partial(become, components.controller_manager(shared), port)),
             ("kube-scheduler", partial(become, components.scheduler(), api)),
-            ("first-objects", partial(_make_first_objects, plan)),
+            ("first-objects", partial(_make_first_objects, plan, port)),
         ]
     found.append(("containerd", partial(become, components.containerd())))
     found.append(("kubelet", partial(become, components.kubelet(own), runtime, served)))
@@ -200,8 +201,8 @@ def become(argv: tuple[str, ...], *waits: Callable[[], None]) -> None:
     os.execve(argv[0], argv, os.environ)
 
 
-def _make_first_objects(plan: LabPlan) -> None:
-    waiting.for_port(plan.control_plane.address, settings.API_PORT)
+def _make_first_objects(plan: LabPlan, port: Callable[[], None]) -> None:
+    port()
     overlay = plan.network != KUBENET
     pool = default_pool(plan.pod_subnet, plan.node_mask, overlay=overlay, disabled=not overlay)
     labels = {node.name: dict(components.divided(node.labels)[1]) for node in plan.nodes}

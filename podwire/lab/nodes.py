@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from podwire.genuine.settings import BIN
-from podwire.lab import genuinehome, keeper, kubeconfig, rootfs, syscalls
+from podwire.lab import cgroups, genuinehome, keeper, kubeconfig, rootfs, syscalls
 from podwire.lab.job import Job
 from podwire.lab.keeper import Keeper
 from podwire.lab.kubeconfig import Credentials
@@ -79,6 +79,7 @@ def _run(job: Job, node: NodePlan, log: int) -> None:
     logs = {name: open_log(job.state.logs / f"{node.name}-{name}.log") for name, _ in daemons}
     files = node_files(job, node)
     if job.genuine:
+        cgroups.renew(job.cgroup, node.name)
         files = genuinehome.node_files(job, job.genuine, node, files)
     steps = rootfs.plan(job.host, files)
     rootfs.build(steps, job.state.mount_point, rootless=job.host.rootless)

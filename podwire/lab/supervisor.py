@@ -176,6 +176,8 @@ def _start_all(job: Job, wiring: Wiring, kept: Keeper, log: int) -> None:
     def start_node(name: str) -> int:
         plan = job.plan.node(name)
         assert plan is not None
+        if job.genuine and name in pids:
+            wiring.nodes[name] = underlay.renew(job.plan, job.plan.nodes.index(plan), wiring.nodes[name])
         pids[name] = nodes.start(job, plan, wiring.nodes[name])
         job.state.write_json("nodes.json", dict(pids))
         return pids[name]

@@ -10,6 +10,7 @@ Runs in the outer namespace, before any node has a process: nodes are handed the
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,6 +76,17 @@ def _make_outside(outer: RouteSocket) -> int:
         inner.add_address(_up(inner, "eth0"), f"{OUTSIDE_ADDRESS}/{OUTSIDE.prefixlen}")
         inner.add_route("0.0.0.0/0", via=str(OUTSIDE[1]))
     return space
+
+
+def renew(plan: LabPlan, index: int, space: int) -> int:
+    """A fresh namespace in the place of a node's former one, as after a reboot; the former one is closed."""
+    with RouteSocket() as outer:
+        if (link := outer.link_index(f"node{index}")) is not None:
+            outer.delete_link(link)
+        os.close(space)
+        bridge = outer.link_index(BRIDGE)
+        assert bridge is not None
+        return _make_node(outer, bridge, plan, index, plan.nodes[index])
 
 
 def _make_node(outer: RouteSocket, bridge: int, plan: LabPlan, index: int, node: NodePlan) -> int:
