@@ -26,7 +26,7 @@ from podwire.genuine.settings import containerd
 
 _LAYOUT = 1
 _SECONDS = 60.0
-_KEPT = 86_400.0
+_KEPT = 600.0
 _CONTENT = Path("io.containerd.content.v1.content/blobs/sha256")
 _SNAPSHOTTER = Path("io.containerd.snapshotter.v1.overlayfs")
 _METADATA = (Path("io.containerd.metadata.v1.bolt/meta.db"), _SNAPSHOTTER / "metadata.db")
@@ -190,7 +190,7 @@ def hold(store: Path) -> int:
 
 
 def _clear_others(place: Path) -> None:
-    """Remove stores of former images that no lab holds, a day after they were made."""
+    """Remove stores of former images that no lab holds; young ones may be just about to be held."""
     for other in place.parent.glob("store-*/names.json"):
         if other.parent == place or time.time() - other.stat().st_mtime < _KEPT:
             continue
