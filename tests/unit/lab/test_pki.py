@@ -47,3 +47,21 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     pki.ensure(PLAN, tmp_path)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"admin.crt", "admin.key"}
+
+
+def test_genuine_components_have_identities_of_their_own(tmp_path: Path) -> None:
+    plan = topology.build(topology.LabSpec(nodes=topology.default_nodes(1), programs="/bin"))
+    pki.ensure(plan, tmp_path)
+    for stem, user in (
+        ("controller-manager", "system:kube-controller-manager"),
+        ("scheduler", "system:kube-scheduler"),
+        ("kube-proxy", "system:kube-proxy"),
+        ("front-proxy-client", "front-proxy-client"),
+    ):
+        subject = load(tmp_path / f"{stem}.crt").subject
+        assert subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == user
+    first = (tmp_path / "sa.key").read_bytes()
+    assert b"PUBLIC KEY" in (tmp_path / "sa.pub").read_bytes()
+    pki.ensure(plan, tmp_path)
+    assert (tmp_path / "sa.key").read_bytes() == first
+    assert (tmp_path / "sa.key").stat().st_mode & 0o777 == 0o600

@@ -114,3 +114,13 @@ def test_a_plan_of_an_earlier_release_is_read() -> None:
         old = topology.to_dict(topology.build(LabSpec()))
         del old["network"], old["ipam"]
         assert topology.from_dict({**old, "default_cni": cni}).network == network
+
+
+def test_who_makes_services_work_is_a_choice_of_genuine_kubernetes() -> None:
+    assert topology.build(LabSpec()).services == ""
+    genuine = topology.build(LabSpec(programs="/bin"))
+    assert (genuine.genuine, genuine.services) == (True, "kube-proxy")
+    assert topology.build(LabSpec(programs="/bin", services="none")).services == "none"
+    for wrong in (LabSpec(services="none"), LabSpec(programs="/bin", services="ipvs")):
+        with pytest.raises(PlanError, match="--services"):
+            topology.build(wrong)
