@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from podwire.kube.client import Client
+from podwire.agent.pods import Known
+from podwire.kube.client import Client, _HttpSource
 from podwire.model.api import ApiError
 from podwire.model.gvr import NAMESPACES, SERVICEACCOUNTS
 from tests.kubernetes.plane import Plane, running
@@ -40,6 +43,20 @@ class TestGenuine(contract.ApiContract):
         yield client
         await _end(client, "space")
         await client.close()
+
+
+async def test_a_watch_of_a_genuine_server(plane: Plane) -> None:
+    """What there is comes as a stream with an end mark: the client need not list."""
+    client = plane.client()
+    source = _HttpSource(client, NAMESPACES, NAMESPACES.path(), {}, Known)
+    seen: list[str] = []
+    async with aclosing(source.stream()) as changes, asyncio.timeout(30):
+        async for change in changes:
+            seen.append(change.type)
+            if change.type == "LEARNED":
+                break
+    assert seen.count("ADDED") >= 4 and seen[-1] == "LEARNED" and int(change.record.version) > 1
+    await client.close()
 
 
 async def _end(client: Client, name: str) -> None:

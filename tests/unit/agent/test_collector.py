@@ -105,6 +105,15 @@ async def test_what_the_node_has_on_record_is_never_freed(world: World) -> None:
     assert await world.passes(10 * GRACE) == [] and address in world.held()
 
 
+async def test_a_pod_that_terminates_for_long_keeps_its_address(world: World) -> None:
+    address = await world.pod("b", "web", record=False)
+    await world.api.delete(PODS, "web", "d")
+    assert (await world.api.get(PODS, "web", "d"))["metadata"]["deletionTimestamp"]
+    assert await world.passes(10 * GRACE) == [] and address in world.held()
+    await world.api.delete(PODS, "web", "d", grace=0)
+    assert await world.passes(2 * GRACE) == ["k8s-pod-network.b-web"]
+
+
 async def test_a_suspicion_that_ends_begins_anew(world: World) -> None:
     address = await world.pod("b", "web", record=False)
     pod = await world.api.get(PODS, "web", "d")
