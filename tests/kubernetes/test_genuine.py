@@ -186,18 +186,24 @@ def ipam_check(lab: Lab) -> str:
 
 
 def test_an_archive_is_loaded_into_nodes_that_run(real: Lab, kubectl: Kubectl, tmp_path: Path) -> None:
-    root = cache_root() / "root"
-    layer = (imagewriter.Entry("told", b"loaded while it ran"),)
-    image = imagewriter.NewImage(("docker.io/test/loaded:latest",), (root.resolve(), layer), ("sleep", "3600"))
-    imagewriter.write(tmp_path / "image.tar", [image])
-    told = real("load", str(tmp_path / "image.tar")).stdout
-    assert "loaded docker.io/test/loaded:latest\nimported into the nodes of real" in told
+    busybox = imagewriter.Entry("bin/busybox", cache_root() / "root/usr/bin/busybox", 0o755)
+    layer = (busybox, imagewriter.Entry("told", b"loaded while it ran"))
+    name = "docker.io/test/loaded:latest"
+    imagewriter.write(
+        tmp_path / "image.tar", [imagewriter.NewImage((name,), (layer,), ("/bin/busybox", "sleep", "3600"))]
+    )
+    try:
+        told = real("load", str(tmp_path / "image.tar")).stdout
+    finally:  # it would be in every later lab
+        for record in (cache_root() / "images/names").glob("*test%2Floaded*"):
+            record.unlink()
+    assert f"loaded {name}\nimported into the nodes of real" in told
     kubectl.run("create", "-f", "-", stdin=pod("always", "test/loaded"))
     never = json.loads(pod("never", "test/loaded", nodeName=NODES[2]))
     never["spec"]["containers"][0]["imagePullPolicy"] = "Never"
     kubectl.run("create", "-f", "-", stdin=json.dumps(never))
     ready(kubectl)
-    assert kubectl.run("exec", "never", "--", "cat", "/told") == "loaded while it ran"
+    assert kubectl.run("exec", "never", "--", "/bin/busybox", "cat", "/told") == "loaded while it ran"
 
 
 def test_without_the_programs_it_says_what_is_missing(tmp_path: Path, real: Lab) -> None:
