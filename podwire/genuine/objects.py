@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from podwire.genuine.settings import DOMAIN
+from podwire.install import rbac
+from podwire.install.options import NODE_GROUP
 from podwire.model.gvr import CONFIGMAPS, DEPLOYMENTS, GVR, SERVICEACCOUNTS, SERVICES
 
 Object = dict[str, Any]
@@ -15,13 +17,9 @@ Object = dict[str, Any]
 CLUSTERROLES = GVR("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
 BINDINGS = GVR("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
-AGENTS = "podwire:agents"
-"""The group that the agents' certificates name."""
 COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.15.0"
 
 _SYSTEM = "kube-system"
-_ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
-_SEE = ["get", "list", "watch"]
 
 COREFILE = f"""{DOMAIN}:53 in-addr.arpa:53 ip6.arpa:53 {{
     errors
@@ -128,22 +126,17 @@ def _deployment(labels: dict[str, str]) -> Object:
 
 
 def agents() -> list[tuple[GVR, Object]]:
-    """What the agents of the lab's nodes may do: read pods and nodes, keep IPAM's state, tell of nodes and pods."""
-    rules = [
-        _rule([""], ["nodes", "pods", "namespaces", "services"], _SEE),
-        _rule([""], ["nodes", "nodes/status", "pods/status"], ["patch", "update"]),
-        _rule(["", "events.k8s.io"], ["events"], ["create", "get", "list", "patch", "update"]),
-        _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], _SEE),
-        _rule(["coordination.k8s.io"], ["leases"], _ALL),
-        _rule(["discovery.k8s.io"], ["endpointslices"], _SEE),
-        _rule(["networking.k8s.io"], ["networkpolicies"], _SEE),
-        _rule(["projectcalico.org", "crd.projectcalico.org"], ["*"], _ALL),
-        _rule(["operator.tigera.io"], ["installations", "installations/status"], _ALL),
+    """What the agents of the lab's nodes may do: what an installation's agents may and, as one of them is elected to
+    the duties that concern all nodes, what its controller may."""
+    granted = [
+        *rbac.rules(rbac.GRANTS, classic=False),
+        *rbac.rules(rbac.CONTROLLER_GRANTS, classic=False),
+        *rbac.rules(rbac.LEASE_GRANTS, classic=False),
     ]
-    subject = {"kind": "Group", "apiGroup": CLUSTERROLES.group, "name": AGENTS}
+    subject = {"kind": "Group", "apiGroup": CLUSTERROLES.group, "name": NODE_GROUP}
     return [
-        (CLUSTERROLES, _object(CLUSTERROLES, AGENTS, rules=rules)),
-        (BINDINGS, _binding(AGENTS, subject)),
+        (CLUSTERROLES, _object(CLUSTERROLES, NODE_GROUP, rules=granted)),
+        (BINDINGS, _binding(NODE_GROUP, subject)),
     ]
 
 
