@@ -134,13 +134,13 @@ async def test_a_server_that_says_nothing_is_left() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    client = Client(Cluster(f"http://127.0.0.1:{port}"), pause=Pause(0.01, 0.05), idle=0.2)
+    client = Client(Cluster(f"http://127.0.0.1:{port}"), pause=Pause(0.01, 0.05), idle=0.5)
     async with aclosing(client.watch(NODES)) as events:  # type: ignore[type-var]
         assert await following(events) == InSync()
         told = await following(events)
     assert isinstance(told, Update) and told.key == ("", "a")
     ways = ["stream" if b"sendInitial" in line else "watch" if b"watch=1" in line else "list" for line in asked]
-    assert ways == ["stream", "list", "watch", "watch"]
+    assert ways[:4] == ["stream", "list", "watch", "watch"] and set(ways[4:]) <= {"watch"}
     await client.close()
     server.close()
 
