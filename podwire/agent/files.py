@@ -62,7 +62,7 @@ class Files:
 
     def release(self, handle: str) -> bool:
         """Give back what the handle names; False for a handle of another kind. Raises OSError, HostLocalError."""
-        if not handle.startswith(_KIND):
+        if not from_files(handle):
             return False
         folder, container, interface = handle.removeprefix(_KIND).rsplit(" ", 2)
         directory, _, network = folder.rpartition("/")
@@ -72,6 +72,11 @@ class Files:
 
 def owner_of(request: Request) -> Owner:
     return request.container_id, request.interface
+
+
+def from_files(handle: str) -> bool:
+    """Whether a handle's addresses are host-local's."""
+    return handle.startswith(_KIND)
 
 
 def handle(request: Request, plan: Plan) -> str:

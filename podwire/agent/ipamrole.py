@@ -73,8 +73,10 @@ class Addresses:
 
     def _claim(self, request: Request) -> Attachment:
         wanted = asked.asked(request, self._pods.facts(request))
-        if wanted.floating:
-            text = f"annotation {asked.FLOATING_IPS} of pod {request.namespace}/{request.pod} cannot be kept"
+        for name, values in ((asked.FLOATING_IPS, wanted.floating), (asked.SOURCES, wanted.sources)):
+            if not values:
+                continue
+            text = f"annotation {name} of pod {request.namespace}/{request.pod} cannot be kept"
             raise CniError(spec.BAD_CONFIG, text, "Podwire gives addresses here, and another plugin wires: remove it")
         record = _record(request, self._boot())
         self._claimer.require()

@@ -21,6 +21,7 @@ from podwire.agent import (
     identity,
     kubenet,
     mtu,
+    podevents,
     points,
     process,
     recovery,
@@ -41,7 +42,7 @@ from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
 from podwire.agent.extras import Extras
 from podwire.agent.figures import Source
-from podwire.agent.files import Files
+from podwire.agent.files import Files, from_files
 from podwire.agent.floating import FloatingAddresses
 from podwire.agent.guard import Guard
 from podwire.agent.health import Health
@@ -190,6 +191,8 @@ class Agent:
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
                 tasks.create_task(PodMarks(self._api, self._pods, self._records.all).run(), name="pod-marks")
+                unread = podevents.UnreadAnnotations(self._api, self._config.node_name, self._pods, self._records.all)
+                tasks.create_task(unread.run(), name="unread-annotations")
                 tasks.create_task(
                     condition.keep(self._api, self._config.node_name, loop, self.health), name="condition"
                 )
@@ -308,7 +311,8 @@ class Agent:
             elsewhere = self._from_elsewhere(ready)
             for address, owner in ((a, o) for a, o in refused.items() if a not in elsewhere):
                 log.error("address of a pod is not its own address=%s owner=%s", address, owner)
-                await self._tell_conflict(next(one for one in ready if address in one.addresses), address, owner)
+                record = next(one for one in ready if address in one.addresses)
+                await podevents.tell_conflict(self._api, self._config.node_name, record, address, owner)
         if first and self._complete:
             # no pod lives here but those on record: what else IPAM holds for this node was left by a former life
             freed = await allocator.release_all_but({record.handle for record in self._records.all()})
@@ -326,17 +330,6 @@ class Agent:
             leads=self._leads,
         )
         self._collection = asyncio.create_task(collector.run(), name="collector")
-
-    async def _tell_conflict(self, record: Attachment, address: str, owner: str) -> None:
-        """To who looks at the pod."""
-        if not record.pod:
-            return
-        metadata = {"namespace": record.namespace, "name": record.pod, "uid": record.uid}
-        text = f"address {address} is held by {owner} in IPAM: delete this pod so that it gets another"
-        about = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
-        await record_event(
-            self._api, about, "Warning", "AddressConflict", text, "podwire-agent", host=self._config.node_name
-        )
 
     async def _install(self, loop: Loop) -> None:
         """The CNI configuration appears when pods can be served, and not before: the runtime takes it for readiness."""
@@ -385,7 +378,7 @@ class Agent:
 
     def _from_blocks(self, handle: str) -> bool:
         """Whether a record's addresses are from blocks."""
-        return self._config.ipam != kubenet.HOST_LOCAL and not handle.startswith("host-local ")
+        return self._config.ipam != kubenet.HOST_LOCAL and not from_files(handle)
 
     def _from_elsewhere(self, records: list[Attachment]) -> set[str]:
         """Addresses on bridges that are of no pool: another IPAM plugin gave them."""

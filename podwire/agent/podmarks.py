@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from podwire.agent.attachments import BRIDGE, READY, ROUTED, Attachment
-from podwire.agent.pods import Known, Pods
+from podwire.agent.pods import Known, Pods, heard
 from podwire.model.api import Api, ApiError
 from podwire.model.gvr import PODS
 
@@ -63,22 +63,23 @@ class PodMarks:
     def __init__(self, api: Api, pods: Pods, all_records: Callable[..., list[Attachment]]) -> None:
         self._api = api
         self._pods = pods
+        self._news = pods.news()
         self._records = all_records
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def run(self) -> None:
         pause = 0.0
         while True:
-            await self._pods.changed(LOOK_SECONDS)
+            await heard(self._news, LOOK_SECONDS)
             await asyncio.sleep(max(SETTLE_SECONDS, pause))
             failed = await self.once()
             pause = min(max(pause * 2, RETRY_SECONDS[0]), RETRY_SECONDS[1]) if failed else 0.0
             if failed:
-                self._pods.touch()
+                self._news.set()
 
     async def once(self) -> int:
         """One look at all pods; how many writes failed and make sense again."""
-        self._pods.seen()
+        self._news.clear()
         ready = by_pod(self._records(READY))
         changes = []
         for key, pod in self._pods.known().items():

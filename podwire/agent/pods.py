@@ -47,25 +47,17 @@ class Pods:
         self._pods: dict[tuple[str, str], Known] = {}
         self._namespaces: dict[str, Known] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
+        self._news: list[asyncio.Event] = []
 
     def known(self) -> dict[tuple[str, str], Known]:
         """This node's pods, as last told."""
         return dict(self._pods)
 
-    async def changed(self, seconds: float) -> None:
-        """Wait until a pod of this node changed since `seen`, or so long."""
-        try:
-            await asyncio.wait_for(self._news.wait(), seconds)
-        except TimeoutError:
-            pass
-
-    def seen(self) -> None:
-        self._news.clear()
-
-    def touch(self) -> None:
-        """Somebody wants to look again."""
-        self._news.set()
+    def news(self) -> asyncio.Event:
+        """Set with each change of a pod of this node, from now on; who looks at the pods clears it before."""
+        made = asyncio.Event()
+        self._news.append(made)
+        return made
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -81,7 +73,8 @@ class Pods:
                 sink(item.key, item.object)
 
     def _on_pod(self, key: tuple[str, str], pod: Known | None) -> None:
-        self._news.set()
+        for one in self._news:
+            one.set()
         if pod is None:
             self._pods.pop(key, None)
         else:
@@ -126,3 +119,11 @@ class Pods:
         except TimeoutError as error:
             call.cancel()
             raise CniError(spec.TRY_AGAIN, f"cannot read {gvr.kind} {where}", "no answer in time") from error
+
+
+async def heard(news: asyncio.Event, seconds: float) -> None:
+    """Wait for news, or so long."""
+    try:
+        await asyncio.wait_for(news.wait(), seconds)
+    except TimeoutError:
+        pass

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import select
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from podwire.model.gvr import IPPOOLS, NAMESPACES, PODS
+from podwire.model.gvr import EVENTS, IPPOOLS, NAMESPACES, PODS
 from tests.netns.agent import onbridge
 
 FLOAT, FLOAT6 = "198.51.100.7", "2001:db8:7::1"
@@ -94,6 +95,24 @@ def test_on_a_bridge(world: Any, pods: Any) -> None:
         name = f"router{len(control)}"
         code, answer = pods(one, name, allowedSourcePrefixes=["192.0.2.0/24"]).call("ADD", **{**shape, **control})
         assert (code, json.loads(answer)["code"]) == (1, 7) and "allowedSourcePrefixes" in answer, answer
+
+
+def test_where_it_is_not_read_the_pod_is_told(world: Any, pods: Any, tools: Any, tmp_path: Path) -> None:
+    node = world.nodes[0]
+    ipam = {"type": "host-local", "ranges": [[{"subnet": "10.77.1.0/24"}]], "dataDir": str(tmp_path / "networks")}
+    onbridge.add(pods(node, "web", floatingIPs=[FLOAT]), {"wiring": "bridge", "bridge": "cbr0", "ipam": ipam})
+    world.api.do(world.api.fake.patch(PODS, "web", {"metadata": {"labels": {"phase": "started"}}}, "default"))
+    tools.until("the event", lambda: bool(world.api.fake.objects(EVENTS)))
+    (event,) = world.api.fake.objects(EVENTS)
+    assert (event["reason"], event["involvedObject"]["name"]) == ("AnnotationIgnored", "web")
+    assert f"annotation {NOTE}floatingIPs has no effect: the pod is on bridge cbr0" in event["message"]
+    config = {"type": "bridge", "ipam": {"type": "podwire-ipam"}, "feature_control": {"source_prefixes": True}}
+    for name, notes in (
+        ("floating", {"floatingIPs": [FLOAT]}),
+        ("sources", {"allowedSourcePrefixes": ["192.0.2.0/24"]}),
+    ):
+        code, answer = pods(node, name, **notes).call("ADD", program="podwire-ipam", **config)
+        assert (code, json.loads(answer)["code"]) == (1, 7) and next(iter(notes)) in answer, answer
 
 
 def test_both_families(world: Any, pods: Any) -> None:
