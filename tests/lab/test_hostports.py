@@ -54,6 +54,29 @@ def test_a_host_port_leads_to_its_pod(kubectl: Kubectl) -> None:
     eventually(lambda: curl(kubectl, OTHER, found) != 0)
 
 
+def test_a_udp_host_port_leads_to_its_pod_and_to_the_next(kubectl: Kubectl) -> None:
+    """Beside a TCP port of the same number; what connection tracking knew of the first pod does not outlive it."""
+    found = kubectl.object("node", NODE)["status"]["addresses"][0]["address"]
+
+    def said(node: str, address: str) -> str:
+        speak = f"echo hello | socat -t 0.5 - UDP:{address}:8090,sourceport=5353,reuseaddr"
+        return inside(kubectl, node, "bash", "-c", speak).stdout.strip()
+
+    for name in ("first", "second"):
+        body = pod(
+            name, NODE, *({"containerPort": 5300, "hostPort": 8090, "protocol": kind} for kind in ("UDP", "TCP"))
+        )
+        (container,) = body["spec"]["containers"]
+        answer = f"SYSTEM:read line; echo $$line of {name}"
+        container |= {"image": "nicolaka/netshoot", "command": ["socat", "UDP-LISTEN:5300,fork,reuseaddr", answer]}
+        kubectl.apply(body)
+        kubectl.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=40s")
+        for node, address in ((OTHER, found), (NODE, found), (NODE, "127.0.0.1")):
+            eventually(lambda at=(node, address), by=name: said(*at) == f"hello of {by}")
+        kubectl.run("delete", "pod", name)
+    eventually(lambda: said(OTHER, found) == "")
+
+
 def test_a_second_pod_with_the_port_is_not_scheduled(kubectl: Kubectl) -> None:
     for name in ("one", "two"):
         body = pod(name, "", {"containerPort": 80, "hostPort": 8081})
