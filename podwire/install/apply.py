@@ -77,8 +77,9 @@ async def other_networks(api: Api) -> list[tuple[str, str, str]]:
     """(product, namespace, DaemonSet) of each other pod network whose agents run. Raises ApiError."""
     found = []
     for item in (await api.list(DAEMONSETS))[0]:
-        metadata = item["metadata"]
-        if (product := OTHERS.get(metadata["name"])) and (item.get("status") or {}).get("desiredNumberScheduled", 1):
+        metadata, status = item["metadata"], item.get("status") or {}
+        idle = status.get("observedGeneration") and not status.get("desiredNumberScheduled")
+        if (product := OTHERS.get(metadata["name"])) and not idle:
             found.append((product, metadata.get("namespace", ""), metadata["name"]))
     return sorted(found)
 

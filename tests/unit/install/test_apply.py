@@ -1,0 +1,31 @@
+"""Another network beside which nothing is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from podwire.install.apply import InstallError, refuse_second_network
+from podwire.kube.fake import FakeApi
+from podwire.model.gvr import DAEMONSETS
+
+OTHERS = {
+    "just created": ("calico-node", {"desiredNumberScheduled": 0}, True),
+    "running": ("kube-flannel-ds", {"observedGeneration": 1, "desiredNumberScheduled": 3}, True),
+    "without a status": ("kindnet", {}, True),
+    "on no node": ("calico-node", {"observedGeneration": 2, "desiredNumberScheduled": 0}, False),
+    "no network": ("kube-proxy", {"observedGeneration": 1, "desiredNumberScheduled": 3}, False),
+}
+
+
+@pytest.mark.parametrize(("name", "status", "refused"), OTHERS.values(), ids=OTHERS)
+async def test_refused(name: str, status: dict[str, Any], refused: bool) -> None:
+    api = FakeApi()
+    head = {"name": name, "namespace": "kube-system"}
+    await api.create(DAEMONSETS, {"metadata": head, "spec": {}, "status": status})
+    if not refused:
+        await refuse_second_network(api)
+        return
+    with pytest.raises(InstallError, match=f"delete daemonset {name}"):
+        await refuse_second_network(api)
