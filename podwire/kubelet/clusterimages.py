@@ -4,6 +4,7 @@ What the kubelet of `podwire lab` takes from the cache by name, containerd must 
 stand-ins and loaded images, Kubernetes' own agnhost and pause, and CoreDNS.
 """
 
+import datetime
 import hashlib
 import os
 import stat
@@ -29,7 +30,7 @@ STAND_INS = (
     "registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "registry.k8s.io/e2e-test-images/nginx:1.15-4",
 )  # fmt: skip
 """Names that the guides, the tests and the lab's demonstrations ask for."""
-_FORMAT = "1"
+_FORMAT = "2"
 _KEPT = 24 * 3600.0
 """Seconds: another lab may be reading an archive of other content just now."""
 
@@ -58,9 +59,36 @@ def _own(programs: Path, cache: Path) -> Iterator[NewImage]:
     yield NewImage((PAUSE,), ((_program(programs, "pause", "pause"),),), ("/pause",), user="65535:65535")
     yield NewImage((COREDNS,), ((_program(programs, "coredns", "coredns"),),), ("/coredns",), workdir="/")
     tools = images.resolve(AGNHOST[0], cache)  # shell, curl, dig, nc: Debian's, as in the stand-in of that name
-    layer = (_program(programs, "agnhost", "agnhost"), Entry("agnhost-2", mode=stat.S_IFLNK | 0o777, link="agnhost"))
+    certificate, key = _own_pair()
+    layer = (
+        _program(programs, "agnhost", "agnhost"),
+        Entry("agnhost-2", mode=stat.S_IFLNK | 0o777, link="agnhost"),
+        Entry("localhost.crt", certificate, 0o444),
+        Entry("localhost.key", key, 0o444),
+    )
     labels = {"io.cri-containerd.image": "managed"}
     yield NewImage(AGNHOST, (tools.layers[-1], layer), ("/agnhost",), ("pause",), tools.env, labels=labels)
+
+
+def _own_pair() -> tuple[bytes, bytes]:
+    """What agnhost serves TLS with, and nobody checks: a certificate for localhost by its own key, and that key."""
+    from cryptography import x509  # 16 MB, and only for the one who writes the archive
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=3650))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    return certificate.public_bytes(pem), key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
 
 
 def _copies(found: dict[str, Image]) -> Iterator[NewImage]:

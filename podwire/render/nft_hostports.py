@@ -11,8 +11,10 @@ What the node says from 127.0.0.1 would have to leave it, which the kernel allow
 opens the node's loopback to its neighbours. So such packets get an address of the node (`speak`) before connection
 tracking sees them, and answers get 127.0.0.1 back behind it. As this knows no connections, `talks` remembers those that
 began with a first packet of ours: nobody else's who happens to have a port of that number is touched (but for UDP,
-which has no first packet: there a client's port is taken to be 1024 or more, a server's less). Packets to 127.0.0.0/8
-that come from outside are dropped, as the kernel itself does without `route_localnet`. Nothing leads from ::1 to a pod.
+which has no first packet: there a client's port is taken to be 1024 or more, a server's less). A client that speaks to
+127.0.0.1 from another address of the node needs no help, and its answers none: if `talks` has its ports from an earlier
+one, they are forgotten. Packets to 127.0.0.0/8 that come from outside are dropped, as the kernel itself does without
+`route_localnet`. Nothing leads from ::1 to a pod.
 """
 
 from __future__ import annotations
@@ -49,11 +51,12 @@ _RULES = """\
 	chain speaking {
 		type filter hook output priority raw; policy accept;
 		oifname "lo" ip saddr 127.0.0.1 ip daddr 127.0.0.0/8 meta l4proto { tcp, udp, sctp } goto spoken
+		oifname "lo" ip saddr != 127.0.0.0/8 ip daddr 127.0.0.0/8 meta l4proto { tcp, udp, sctp } goto unchanged
 	}
 	chain spoken {
 		tcp flags & (syn | ack) == syn goto begun
 		sctp vtag 0 goto begun
-		udp sport >= 1024 goto changed
+		udp sport >= 1024 goto begun
 		meta l4proto . th sport . th dport != @talks return
 		tcp flags & (fin | rst) == 0 update @talks { meta l4proto . th sport . th dport timeout 5d }
 		meta l4proto sctp update @talks { meta l4proto . th sport . th dport timeout 5d }
@@ -67,9 +70,16 @@ _RULES = """\
 		ip saddr set ip daddr . meta l4proto . th dport map @speak_at4
 		ip saddr 127.0.0.1 ip saddr set meta l4proto . th dport map @speak_any4
 	}
+	chain unchanged {
+		delete @talks { meta l4proto . th sport . th dport }
+	}
 	chain answered {
 		type filter hook input priority 110; policy accept;
-		iifname != "lo" ip saddr 127.0.0.0/8 ip daddr set 127.0.0.1
+		iifname != "lo" ip saddr 127.0.0.0/8 meta l4proto . th dport . th sport @talks goto heard
+	}
+	chain heard {
+		meta l4proto udp update @talks { meta l4proto . th dport . th sport timeout 2m }
+		ip daddr set 127.0.0.1
 	}
 	chain ports {
 		meta l4proto { tcp, udp, sctp } dnat ip to ip daddr . meta l4proto . th dport map @at4

@@ -16,8 +16,10 @@ CORE = (
     "DNS should provide DNS for the cluster",
     "Granular Checks: Pods should function for intra-pod communication: http",
     "Granular Checks: Pods should function for node-pod communication: http",
+    "HostPort validates that there is no conflict between pods with same hostPort but different hostIP and protocol",
+    "Proxy version v1 should proxy through a service and a pod",
 )
-"""What a pod network is for: pods, Services and their names, across nodes."""
+"""What a pod network is for: pods, Services and their names, across nodes; and what once failed here."""
 
 
 def run(real: Lab, built: Path, report: Path, focus: str, seconds: float) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,35 @@ def test_a_port_of_127_0_0_1_talks_both_ways(world: Any, kind: int) -> None:
             talker.sendto(b"a" * len(got), peer or source)
             assert client.recv(2000) == b"a" * 1000
             assert client.getpeername() == ("127.0.0.1", 8080)
+
+
+@pytest.mark.parametrize("host_ip", ["", "127.0.0.1"])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_client_of_127_0_0_1_with_another_address_of_the_node(world: Any, kind: int, host_ip: str) -> None:
+    """And one from 127.0.0.1 before and after it, with the same port."""
+    node = world.nodes[0]
+    protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
+    pod = node.pod("a").add(**asking(mapping(Protocol=protocol, HostIP=host_ip)))
+    with pod.space.socket(kind) as server:
+        server.bind(("0.0.0.0", 80))
+        if kind == socket.SOCK_STREAM:
+            server.listen()
+        for own in ("127.0.0.1", node.address, "127.0.0.1", node.address):
+            with node.space.socket(kind) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # a connection at once after another one of the same ports would meet its end in the kernel's tables
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.bind((own, 5001))
+                client.connect(("127.0.0.1", 8080))
+                client.send(own.encode())
+                talker, peer = server.accept() if kind == socket.SOCK_STREAM else (server, None)
+                with contextlib.ExitStack() as ends:
+                    if peer:
+                        ends.enter_context(talker)
+                    got, source = talker.recvfrom(2000)
+                    assert (got.decode(), (peer or source)[0]) == (own, node.address)
+                    talker.sendto(b"answer", peer or source)
+                    assert client.recv(2000) == b"answer"
 
 
 def test_who_happens_to_have_a_port_of_that_number_is_left_alone(world: Any) -> None:
