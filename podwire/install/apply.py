@@ -74,12 +74,11 @@ class InstallError(Exception):
 
 
 async def other_networks(api: Api) -> list[tuple[str, str, str]]:
-    """(product, namespace, DaemonSet) of each other pod network whose agents run. Raises ApiError."""
+    """(product, namespace, DaemonSet) of each other pod network that is installed. Raises ApiError."""
     found = []
     for item in (await api.list(DAEMONSETS))[0]:
-        metadata, status = item["metadata"], item.get("status") or {}
-        idle = status.get("observedGeneration") and not status.get("desiredNumberScheduled")
-        if (product := OTHERS.get(metadata["name"])) and not idle:
+        metadata = item["metadata"]
+        if product := OTHERS.get(metadata["name"]):  # on no node at present says nothing: a tainted node counts as none
             found.append((product, metadata.get("namespace", ""), metadata["name"]))
     return sorted(found)
 

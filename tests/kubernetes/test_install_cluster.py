@@ -108,7 +108,6 @@ def test_another_networks_agents_are_told_apart(lab: Lab) -> None:
             "template": {
                 "metadata": {"labels": {"k8s-app": "calico-node"}},
                 "spec": {
-                    "nodeSelector": {"none": "such"},
                     "containers": [{"name": "c", "image": "calico/node:v3.31.0"}],
                 },
             },

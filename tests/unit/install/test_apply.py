@@ -14,7 +14,7 @@ OTHERS = {
     "just created": ("calico-node", {"desiredNumberScheduled": 0}, True),
     "running": ("kube-flannel-ds", {"observedGeneration": 1, "desiredNumberScheduled": 3}, True),
     "without a status": ("kindnet", {}, True),
-    "on no node": ("calico-node", {"observedGeneration": 2, "desiredNumberScheduled": 0}, False),
+    "on no node at present": ("calico-node", {"observedGeneration": 2, "desiredNumberScheduled": 0}, True),
     "no network": ("kube-proxy", {"observedGeneration": 1, "desiredNumberScheduled": 3}, False),
 }
 
