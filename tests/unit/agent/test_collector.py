@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from podwire.agent.collector import Collector
 from podwire.agent.duties import NOBODY
-from podwire.ipam import blocks
+from podwire.ipam import blocks, stored
 from podwire.ipam.claims import Allocator
 from podwire.ipam.crds import default_pool
 from podwire.ipam.wish import Wish
 from podwire.kube.fake import FakeApi
+from podwire.model.api import ApiError
 from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES, IPPOOLS, NODES, PODS
 
 GRACE = 900.0
@@ -83,12 +87,14 @@ class World:
 
 
 @pytest.fixture
-async def world() -> World:
+async def world() -> AsyncIterator[World]:
     made = World()
     await made.api.create(IPPOOLS, default_pool("10.244.0.0/22", block_size=28))
     await made.node("a")
     await made.node("b")
-    return made
+    yield made
+    for allocator in made.allocators.values():
+        await allocator.close()
 
 
 async def test_a_pod_that_vanished_is_freed_after_the_grace_period(world: World) -> None:
@@ -203,6 +209,99 @@ async def test_a_handle_that_says_too_much_is_put_right(world: World) -> None:
     assert world.api.objects(IPAMHANDLES)[0]["spec"]["block"] != right, "not before the grace period is over"
     await world.passes(GRACE)
     assert world.api.objects(IPAMHANDLES)[0]["spec"]["block"] == right
+
+
+async def late(world: World, node: str, count: int = 2) -> set[str]:
+    """What a former life of the node claimed ahead by a write that lands only now; the addresses."""
+    stock = world.allocators[node].stock.attribute
+    former = blocks.Attribute.of(stock.handle, {**dict(stock.secondary), "instance": "a former life"})
+    obj = next(o for o in world.api.objects(IPAMBLOCKS) if o["spec"].get("affinity") == f"host:{node}")
+    draft = blocks.Draft(blocks.from_spec(obj["spec"]))
+    ordinals = [draft.take(former) for _ in range(count)]
+    await world.api.update(IPAMBLOCKS, {**obj, "spec": blocks.to_spec(draft.done())})
+    (handle,) = [o for o in world.api.objects(IPAMHANDLES) if o["spec"]["handleID"] == stock.handle]
+    handle["spec"]["block"][str(draft.done().cidr)] += count
+    await world.api.update(IPAMHANDLES, handle)
+    return {draft.done().cidr.address(ordinal) for ordinal in ordinals if ordinal is not None}
+
+
+async def stocked(world: World) -> set[str]:
+    """Node b claims ahead; the addresses that it has so."""
+    await world.allocators["b"].adopt({})
+    await world.pod("b", "first")
+    while not world.allocators["b"].stock.left(32):
+        await asyncio.sleep(0)
+    return {address for address, handle in world.held().items() if handle == "podwire-ahead-b"}
+
+
+def counts(world: World) -> dict[str, int]:
+    return {o["spec"]["handleID"]: sum(o["spec"]["block"].values()) for o in world.api.objects(IPAMHANDLES)}
+
+
+async def test_what_a_former_life_claims_too_late_is_freed_after_the_grace_period(world: World) -> None:
+    mine = await stocked(world)
+    strays = await late(world, "b")
+    assert len(strays) == 2 and not strays & mine
+    await world.passes(GRACE * 0.9)
+    assert strays | mine <= world.held().keys(), "not before the grace period is over"
+    later = await late(world, "b", 1)
+    await world.passes(GRACE * 0.2)
+    assert not (strays | later) & world.held().keys(), "no life of this node will ask for the later one either"
+    assert mine <= world.held().keys()
+    address = await world.pod("b", "next")
+    assert address in mine, "what this life has claimed ahead is as good as before"
+    await world.allocators["b"].settled()
+    await world.allocators["b"].tend()
+    held = list(world.held().values())
+    assert counts(world) == {handle: held.count(handle) for handle in set(held)}, "and it is put right what handles say"
+
+
+async def test_what_pods_use_of_a_former_lifes_stock_is_no_stray(world: World) -> None:
+    """Lent, and not yet written under the pods' own handles, since the API fails."""
+    mine = await stocked(world)
+    address = await world.pod("b", "web")
+    assert address in mine and world.held()[address] == "podwire-ahead-b"
+    await world.allocators["b"].close()
+    allocator = world.allocators["b"] = Allocator(world.api, "b", clock=world.clock)
+    world.collectors["b"] = Collector(
+        world.api, "b", allocator, lambda: world.live["b"], grace=GRACE, clock=world.clock
+    )
+    world.api.fail_next(plural="ipamblocks", verb="update", times=1 << 40)
+    adopting = asyncio.ensure_future(allocator.adopt({"k8s-pod-network.b-web": (address,)}))
+    while "k8s-pod-network.b-web" not in allocator.stock.lent:
+        await asyncio.sleep(0)
+    await asyncio.gather(adopting, return_exceptions=True)
+    for _ in range(3):
+        world.clock.now += GRACE
+        with contextlib.suppress(ApiError):
+            await world.collectors["b"].once()
+        assert world.held()[address] == "podwire-ahead-b"
+    world.api.recover()
+    assert await allocator.adopt({"k8s-pod-network.b-web": (address,)}) == {}
+    await world.passes(3 * GRACE)
+    assert world.held()[address] == "k8s-pod-network.b-web"
+
+
+async def test_an_address_that_changes_hands_between_scan_and_release_stays(world: World) -> None:
+    """The pod's late DEL frees it, and the next pod gets it, before the collector comes to it."""
+    address = await world.pod("b", "web", record=False)
+    await world.api.delete(PODS, "web", "d", grace=0)
+    await world.passes(GRACE * 0.9)
+    world.clock.now += GRACE
+    real, reads = stored.read, 0
+
+    async def read(api: Any, cidr: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            await world.allocators["b"].release("k8s-pod-network.b-web")
+            await world.allocators["b"].assign(Wish("next", {"namespace": "d", "pod": "next"}, exact=(address,)))
+        return await real(api, cidr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "read", read)
+        assert await world.collectors["b"].once() == [] and reads
+    assert world.held()[address] == "next"
 
 
 @pytest.mark.parametrize("seed", range(12))
