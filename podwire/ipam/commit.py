@@ -204,7 +204,7 @@ class Commit:
             self._writing.raise_own(),
             asyncio.gather(*(self._writing.raise_for(request) for request in fresh)),
             asyncio.gather(
-                *(attempt(handles.raise_to(self._api, e.handle, counts_of(e.spots), marks)) for e in entries)
+                *(attempt(handles.raise_to, self._api, e.handle, counts_of(e.spots), marks) for e in entries)
             ),
         )
         if isinstance(own, Exception):
@@ -288,7 +288,7 @@ class Commit:
         if not self._ledger.doubtful:
             for handles_due, own in ((self.dirty, False), (self.tried, True)):
                 due = sorted(handles_due - self._stock.lent.keys())
-                outcomes = await asyncio.gather(*(attempt(self._writing.lower(handle, own=own)) for handle in due))
+                outcomes = await asyncio.gather(*(attempt(self._writing.lower, handle, own=own) for handle in due))
                 for handle, outcome in zip(due, outcomes, strict=True):
                     if isinstance(outcome, Exception):
                         self._writing.problem = outcome
@@ -312,7 +312,7 @@ class Commit:
             pools = self._choose(request.wish, family)
             key = (family, tuple(pool.name for pool in pools))
             if key not in outcomes:
-                outcome = await attempt(self._room.grow(pools, family, request.wish))
+                outcome = await attempt(self._room.grow, pools, family, request.wish)
                 outcomes[key] = outcome if isinstance(outcome, Exception) else None
             error = outcomes[key]
             again += [request] if error is None else self._refuse(request, error)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from podwire.ipam.blocks import Attribute
 from podwire.ipam.ledger import Spot
@@ -16,6 +16,7 @@ from podwire.model.address import Cidr
 from podwire.model.api import ApiError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(eq=False, slots=True)
@@ -47,10 +48,10 @@ def fail(requests: Iterable[Request], error: Exception) -> None:
             request.future.set_exception(error)
 
 
-async def attempt(call: Coroutine[Any, Any, T]) -> T | Exception:
-    """The outcome of a call as a value."""
+async def attempt(call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """The outcome of a call as a value. The call is made here, so that none is left over where this never begins."""
     try:
-        return await call
+        return await call(*args, **kwargs)
     except (ApiError, Lost, IpamError) as error:
         return error
 

@@ -38,7 +38,7 @@ class Writing:
         more = {cidr: count for cidr, count in planned.items() if count > noted.get(cidr, 0)}
         if not more:
             return None
-        outcome = await attempt(handles.raise_to(self._api, self._stock.handle, more, self.marks))
+        outcome = await attempt(handles.raise_to, self._api, self._stock.handle, more, self.marks)
         if isinstance(outcome, Exception):
             return outcome
         self._noted = {**noted, **more}
@@ -50,14 +50,14 @@ class Writing:
         wanted = Counter(self._ledger.counts(request.handle))
         wanted.update(counts_of(request.placed.values()))
         request.raised |= wanted.keys()
-        outcome = await attempt(handles.raise_to(self._api, request.handle, wanted, self.marks))
+        outcome = await attempt(handles.raise_to, self._api, request.handle, wanted, self.marks)
         if isinstance(outcome, Exception):
             return outcome
         others = outcome - request.checked
         if not others:
             return None
         for cidr in others:
-            problem = await attempt(self._ledger.reread(cidr, wanted=True))
+            problem = await attempt(self._ledger.reread, cidr, wanted=True)
             if isinstance(problem, Exception):
                 return problem
         request.checked |= {cidr for cidr in others if cidr not in self._ledger.index.get(request.handle, ())}
@@ -105,7 +105,7 @@ class Writing:
         """The stock's handle, where it says too much."""
         actual = self._ledger.counts(self._stock.handle)
         if actual != self._noted and (self._noted or actual or self._ledger.held):
-            outcome = await attempt(self.lower(self._stock.handle))
+            outcome = await attempt(self.lower, self._stock.handle)
             if isinstance(outcome, Exception):
                 self.problem = outcome
             else:

@@ -1,4 +1,5 @@
 """Several nodes on one API with conflicts, crashes and lost calls, against the simplest model: who was told what.
+Pods of one family and of both.
 
 Never: an address told to two, or told and not on the API. After recovery and a sweep: nothing held that is not told.
 """
@@ -25,6 +26,7 @@ from tests.unit.ipam.faulty import FaultyApi, handle_counts, stored
 
 NODES = [f"n{number}" for number in range(8)]
 POD = {"namespace": "d", "pod": "p"}
+FAMILIES = st.sampled_from([(4,), (4, 6), (6,)])
 
 
 class Cluster(RuleBasedStateMachine):
@@ -35,10 +37,12 @@ class Cluster(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.api = FaultyApi()
         self.api.dice = random.Random(1)
-        self.told: dict[str, dict[str, str]] = {node: {} for node in NODES}  # node → handle → address
+        self.told: dict[str, dict[str, list[str]]] = {node: {} for node in NODES}  # node → handle → addresses
         self.nodes: dict[str, Allocator] = {}
         self.numbers = itertools.count()
         self.do(FakeApi.create(self.api, IPPOOLS, default_pool("10.244.0.0/25", block_size=28)))
+        six = {**default_pool("fd00:10:244::/122", block_size=125), "metadata": {"name": "six"}}
+        self.do(FakeApi.create(self.api, IPPOOLS, six))
         for node in NODES:
             self.do(self.start(node))
 
@@ -46,13 +50,16 @@ class Cluster(RuleBasedStateMachine):
         self.api.chance = 0.0
         for node in NODES:
             self.do(self.crash_and_recover(node))
-        told = {address: handle for mine in self.told.values() for handle, address in mine.items()}
+        told = {a: handle for mine in self.told.values() for handle, addresses in mine.items() for a in addresses}
         held = {a: h for a, h in stored(self.api).items() if not h.startswith("podwire-ahead-")}
         assert held == told
         for node in NODES:
             self.do(self.nodes[node].tend())
         counts = handle_counts(self.api)
-        assert not [handle for handle in told.values() if counts.get(handle, 0) < 1], "a handle says less than it holds"
+        want = [(handle, len(addresses)) for mine in self.told.values() for handle, addresses in mine.items()]
+        assert not [handle for handle, count in want if counts.get(handle, 0) < count], (
+            "a handle says less than it holds"
+        )
         self.do(self.stop())
         self.loop.close()
 
@@ -67,7 +74,7 @@ class Cluster(RuleBasedStateMachine):
         self.nodes[node] = allocator = Allocator(self.api, node)
         while True:
             try:
-                await allocator.adopt({handle: (address,) for handle, address in self.told[node].items()})
+                await allocator.adopt(self.told[node])
                 await allocator.release_all_but(set(self.told[node]))
                 return
             except (ApiError, IpamError):
@@ -77,28 +84,29 @@ class Cluster(RuleBasedStateMachine):
         await self.nodes[node].close()
         await self.start(node)
 
-    def tell(self, node: str, handle: str, addresses: list[str]) -> None:
-        (address,) = addresses
-        owners = [other for mine in self.told.values() for other, known in mine.items() if known == address]
-        assert not owners, f"{address} was told to {owners[0]} and to {handle}"
-        self.told[node][handle] = address
+    def tell(self, node: str, handle: str, addresses: list[str], families: tuple[int, ...]) -> None:
+        assert tuple(6 if ":" in address else 4 for address in addresses) == families, "all families in one step"
+        for address in addresses:
+            owners = [other for mine in self.told.values() for other, known in mine.items() if address in known]
+            assert not owners, f"{address} was told to {owners[0]} and to {handle}"
+        self.told[node][handle] = addresses
 
-    @rule(node=st.sampled_from(NODES), count=st.integers(1, 6), seed=st.integers(0, 999))
-    def assign(self, node: str, count: int, seed: int) -> None:
+    @rule(node=st.sampled_from(NODES), count=st.integers(1, 6), seed=st.integers(0, 999), families=FAMILIES)
+    def assign(self, node: str, count: int, seed: int, families: tuple[int, ...]) -> None:
         self.api.dice = random.Random(seed)
         handles = [f"{node}.{next(self.numbers)}" for _ in range(count)]
-        self.do(self._assign(dict.fromkeys(handles, node)))
+        self.do(self._assign(dict.fromkeys(handles, node), families))
 
-    @rule(seed=st.integers(0, 999), count=st.integers(1, 2))
-    def everybody_assigns(self, seed: int, count: int) -> None:
+    @rule(seed=st.integers(0, 999), count=st.integers(1, 2), families=FAMILIES)
+    def everybody_assigns(self, seed: int, count: int, families: tuple[int, ...]) -> None:
         self.api.dice = random.Random(seed)
-        self.do(self._assign({f"{node}.{next(self.numbers)}": node for node in NODES for _ in range(count)}))
+        self.do(self._assign({f"{node}.{next(self.numbers)}": node for node in NODES for _ in range(count)}, families))
 
-    async def _assign(self, handles: dict[str, str]) -> None:
-        calls = [self.nodes[node].assign(Wish(handle, POD)) for handle, node in handles.items()]
+    async def _assign(self, handles: dict[str, str], families: tuple[int, ...]) -> None:
+        calls = [self.nodes[node].assign(Wish(handle, POD, families=families)) for handle, node in handles.items()]
         for (handle, node), outcome in zip(handles.items(), await _outcomes(calls), strict=True):
             if outcome is not None:
-                self.tell(node, handle, outcome)
+                self.tell(node, handle, outcome, families)
 
     @rule(node=st.sampled_from(NODES), seed=st.integers(0, 999), share=st.floats(0.1, 1.0))
     def release(self, node: str, seed: int, share: float) -> None:
@@ -114,20 +122,20 @@ class Cluster(RuleBasedStateMachine):
             outcomes = await _outcomes([self.nodes[node].release(handle) for handle in left])
             left = [handle for handle, outcome in zip(left, outcomes, strict=True) if outcome is None]
 
-    @rule(node=st.sampled_from(NODES), seed=st.integers(0, 999), steps=st.integers(0, 40))
-    def crash(self, node: str, seed: int, steps: int) -> None:
-        """At any await point of a burst; whoever was told before keeps the address."""
+    @rule(node=st.sampled_from(NODES), seed=st.integers(0, 999), steps=st.integers(0, 40), families=FAMILIES)
+    def crash(self, node: str, seed: int, steps: int, families: tuple[int, ...]) -> None:
+        """At any await point of a burst; whoever was told before keeps the addresses."""
         self.api.dice = random.Random(seed)
-        self.do(self._crash(node, steps))
+        self.do(self._crash(node, steps, families))
 
-    async def _crash(self, node: str, steps: int) -> None:
-        handles = [f"{node}.{next(self.numbers)}" for _ in range(4)]
-        tasks = [asyncio.ensure_future(self.nodes[node].assign(Wish(handle, POD))) for handle in handles]
+    async def _crash(self, node: str, steps: int, families: tuple[int, ...]) -> None:
+        wishes = [Wish(f"{node}.{next(self.numbers)}", POD, families=families) for _ in range(4)]
+        tasks = [asyncio.ensure_future(self.nodes[node].assign(wish)) for wish in wishes]
         for _ in range(steps):
             await asyncio.sleep(0)
-        for handle, task in zip(handles, tasks, strict=True):
+        for wish, task in zip(wishes, tasks, strict=True):
             if task.done() and task.exception() is None:
-                self.tell(node, handle, task.result())
+                self.tell(node, wish.handle, task.result(), families)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.crash_and_recover(node)
@@ -144,7 +152,7 @@ class Cluster(RuleBasedStateMachine):
     def nobody_shares_and_the_api_knows(self) -> None:
         if not hasattr(self, "nodes"):
             return
-        told = [(address, handle, node) for node, mine in self.told.items() for handle, address in mine.items()]
+        told = [(a, handle, node) for node, mine in self.told.items() for handle, many in mine.items() for a in many]
         assert len({address for address, _, _ in told}) == len(told), "an address was told to two"
         held = stored(self.api)
         for address, handle, node in told:
