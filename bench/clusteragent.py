@@ -1,5 +1,6 @@
-"""What a node's agent keeps of a large cluster: `python -m bench.clusteragent PORT [all]` learns it, says how long that
-took and what the process weighs, and ends. With `all` it keeps every pod's slim record, too, as policy will.
+"""What a node's agent keeps of a large cluster: `python -m bench.clusteragent API NODE [all]` learns it, says how long
+that took and what the process weighs, and ends. API is a port of 127.0.0.1 or a kubeconfig. With `all` it keeps every
+pod's slim record, too, as policy will.
 
 The pages are the agent's own, from the HTTP client to the tables; the kernel below them is the one in memory.
 """
@@ -23,13 +24,11 @@ from podwire.agent.turns import Turns
 from podwire.calc.routes import RouteCalc
 from podwire.kernel.fake import FakeKernel, FakeNft
 from podwire.kube.client import Client
-from podwire.kube.kubeconfig import Cluster
+from podwire.kube.kubeconfig import Cluster, load
 from podwire.kube.watch import InSync
 from podwire.model.gvr import PODS
 from podwire.model.pod import Pod
 from podwire.render.routing import Names
-
-NODE = "node-0000"
 
 
 def weight() -> int:
@@ -38,13 +37,14 @@ def weight() -> int:
     return int(next(row for row in rows if row.startswith("Pss:")).split()[1]) * 1024
 
 
-async def learn(port: int, everything: bool) -> dict[str, Any]:
+async def learn(api: str, node: str, everything: bool) -> dict[str, Any]:
     assert whole.Agent, "the process of an agent has all of its pages"
-    began, client = time.monotonic(), Client(Cluster(f"http://127.0.0.1:{port}"))
+    cluster = Cluster(f"http://127.0.0.1:{api}") if api.isdigit() else load(Path(api))
+    began, client = time.monotonic(), Client(cluster)
     kernel = FakeKernel()
     kernel.add_link("eth0")
     datapath = NodeDatapath(kernel, FakeNft(), Names(), lambda *_: False, lambda _: "0")
-    loop, pods = Loop(client, RouteCalc(NODE), datapath, Names(), Health()), Pods(client, NODE, Turns())
+    loop, pods = Loop(client, RouteCalc(node), datapath, Names(), Health()), Pods(client, node, Turns())
     kept: dict[Any, Pod] = {}
     synced = asyncio.Event()
 
@@ -72,4 +72,4 @@ async def learn(port: int, everything: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(learn(int(sys.argv[1]), sys.argv[2:] == ["all"]))))
+    print(json.dumps(asyncio.run(learn(sys.argv[1], sys.argv[2], sys.argv[3:] == ["all"]))))

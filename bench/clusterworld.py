@@ -59,9 +59,10 @@ def address(number: int) -> str:
     return f"10.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
-def pod(number: int, nodes: int) -> Object:
+def pod(number: int, nodes: int, first: int = 0) -> Object:
+    """`first` is the number of the first of these nodes."""
     space, app = f"team-{number % 100:03d}", f"app-{number % 2000:04d}"
-    name, home = f"{app}-7d9f8b6c5-{number:05d}", number % nodes
+    name, home = f"{app}-7d9f8b6c5-{number:05d}", first + number % nodes
     labels = {"app": app, "team": space, "tier": f"tier-{number % 4}", "pod-template-hash": "7d9f8b6c5"}
     annotations = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 1500, "prometheus.io/scrape": "true"}
     env = [{"name": f"VARIABLE_{n}", "value": f"value {n}"} for n in range(20)]

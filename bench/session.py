@@ -39,15 +39,19 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(name: str = "bench", nodes: int = 3) -> Iterator[Session]:
-    """A fresh lab for the time of the block. Raises CalledProcessError."""
+def session(name: str = "bench", nodes: int = 3, *words: str, config: str = "") -> Iterator[Session]:
+    """A fresh lab for the time of the block; `words` are more of `lab up`'s options, `config` a kind file that says
+    which nodes there are. Raises RuntimeError with what `lab up` said."""
     with tempfile.TemporaryDirectory(prefix="podwire-bench.") as folder:
-        config = Path(folder) / "kubeconfig"
-        env = {**os.environ, "HOME": folder, "KUBECONFIG": str(config), "PODWIRE_STATE": f"{folder}/labs"}
-        command = [str(PODWIRE), "lab", "up", "--name", name, "--nodes", str(nodes)]
+        kubeconfig = Path(folder) / "kubeconfig"
+        env = {**os.environ, "HOME": folder, "KUBECONFIG": str(kubeconfig), "PODWIRE_STATE": f"{folder}/labs"}
+        which = ["--config", "-"] if config else ["--nodes", str(nodes)]
+        command = [str(PODWIRE), "lab", "up", "--name", name, *which, *words]
         began = time.monotonic()
         try:
-            subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            yield Session(name, env, config, began, time.monotonic())
+            up = subprocess.run(command, env=env, input=config, capture_output=True, text=True, check=False)
+            if up.returncode:
+                raise RuntimeError(f"the lab does not come up: {up.stderr}")
+            yield Session(name, env, kubeconfig, began, time.monotonic())
         finally:
-            subprocess.run([PODWIRE, "lab", "down", "--name", name], env=env, check=True, capture_output=True)
+            subprocess.run([PODWIRE, "lab", "down", "--name", name], env=env, check=False, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,18 @@ import click
 import podwire
 
 ROOT = Path(podwire.__file__).resolve().parent.parent
-_NOT_BENCHES = {"__init__", "apiload", "clusteragent", "clusterworld", "cnisite", "record", "session"}
+_NOT_BENCHES = {
+    "__init__",
+    "apiload",
+    "clusteragent",
+    "clusterfill",
+    "clusterpods",
+    "clustersite",
+    "clusterworld",
+    "cnisite",
+    "record",
+    "session",
+}
 
 
 def names() -> list[str]:
@@ -24,12 +36,14 @@ def names() -> list[str]:
 @click.argument("name", default="")
 @click.option("--json", "file", default="", metavar="FILE", help="Write the records to FILE as well.")
 @click.option("--runs", type=click.IntRange(1), default=10, show_default=True, help="Runs per measurement.")
-def bench(name: str, file: str, runs: int) -> None:
+@click.option("--quick", is_flag=True, help="Only as much as shows that it measures (cluster).")
+def bench(name: str, file: str, runs: int, quick: bool) -> None:
     """Measure NAME and print a JSON list of records: name, unit, ours, peer, ratio, runs, spread. Without NAME: list.
 
     \b
     podwire bench lab
     podwire bench pod --json pod.json
+    podwire bench cluster --json cluster.json
     """
     known = names()
     if not known:
@@ -40,7 +54,10 @@ def bench(name: str, file: str, runs: int) -> None:
     if name not in known:
         raise click.UsageError(f"there is no bench {name}; there are {', '.join(known)}")
     sys.path.insert(0, str(ROOT))
-    records = importlib.import_module(f"bench.{name}").measure(runs)
+    measure = importlib.import_module(f"bench.{name}").measure
+    if quick and "quick" not in inspect.signature(measure).parameters:
+        raise click.UsageError(f"bench {name} has no quick form")
+    records = measure(runs, **({"quick": True} if quick else {}))
     text = json.dumps(records, indent=2)
     click.echo(text)
     if file:
