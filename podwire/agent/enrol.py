@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 from podwire.agent.health import Health
 from podwire.agent.ipamwatch import IpamSettings
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5
 POD_CIDR_SECONDS = 10.0
 """How long a podCIDR is waited for before blocks are taken from anywhere in the pools."""
+YOUNG_SECONDS = 30.0
+"""A Node that was without a podCIDR for so long is in a cluster that gives none: then it is not waited for."""
 UPLINK_SKIP = ("lo", "cali", "vxlan.calico", "cbr0", "docker", "veth", "br-", "tunl", "flannel", "kube-ipvs", "cni")
 
 
@@ -54,6 +57,14 @@ def _own(node_ip: str) -> tuple[str, str]:
     return "", ""
 
 
+def age(created: object, now: datetime) -> float:
+    """Seconds since an object's creationTimestamp; 0 when that cannot be read."""
+    try:
+        return (now - datetime.fromisoformat(str(created))).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
 class Enrolment:
     """Publishes; `open_attacher` is called once with the allocator."""
 
@@ -76,6 +87,7 @@ class Enrolment:
         self._open_attacher = open_attacher
         self._allocator: Allocator | None = None
         self._began = time.monotonic()
+        self._old = False
         health.not_ready("node", "not enrolled")
 
     async def run(self) -> None:
@@ -104,7 +116,7 @@ class Enrolment:
         if node is None or not self._loop.pools_known:
             self._health.not_ready("node", f"node {self._node} or the pools are not known yet")
             return True  # a change will come
-        if not node.pod_cidrs and time.monotonic() - self._began < POD_CIDR_SECONDS:
+        if not node.pod_cidrs and await self._may_get_pod_cidr():
             self._health.not_ready("node", f"node {self._node} has no podCIDR yet")
             return False
         allocator = await self._allocator_of(node)
@@ -120,6 +132,13 @@ class Enrolment:
         await self._publish(node, {name: value for name, value in wanted.items() if value})
         self._health.good("node")
         return bool(wanted[IPV4_ADDRESS])
+
+    async def _may_get_pod_cidr(self) -> bool:
+        if self._old or time.monotonic() - self._began >= POD_CIDR_SECONDS:
+            return False
+        found = await self._api.get(NODES, self._node)
+        self._old = age(found["metadata"].get("creationTimestamp"), datetime.now(UTC)) >= YOUNG_SECONDS
+        return not self._old
 
     async def _allocator_of(self, node: Node) -> Allocator:
         if self._allocator is None:
