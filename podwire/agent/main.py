@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -23,6 +22,7 @@ from podwire.agent import (
     mtu,
     podevents,
     points,
+    priority,
     process,
     recovery,
     roletable,
@@ -403,7 +403,7 @@ def run(config: AgentConfig) -> None:
     netlink.writes.clear()  # a forked process counts its own writes, not its parent's
     reconcile.counts.clear()
     tallies.tallies.clear()
-    prefer()
+    priority.prefer()
     asyncio.run(_run(config))
 
 
@@ -411,12 +411,6 @@ def _be_brisk() -> None:
     """Spare what no log line of ours shows (thread, process, place in the source), and most searches for garbage."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
-
-
-def prefer() -> None:
-    """Before other runnable processes, where that is allowed: it serves callers that compete with it for the CPU."""
-    with contextlib.suppress(PermissionError):
-        os.nice(-10)
 
 
 async def _run(config: AgentConfig) -> None:

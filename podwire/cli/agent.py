@@ -19,6 +19,9 @@ def agent(config: str, log_format: str | None, node_name: str | None) -> None:
     \b
     podwire agent --config /etc/podwire/agent.toml
     """
+    from podwire.agent import priority
+
+    priority.prefer()
     from podwire.agent import logs
     from podwire.agent.config import ConfigError, load
     from podwire.agent.main import run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def bench(name: str, file: str, runs: int, quick: bool) -> None:
         return
     if name not in known:
         raise click.UsageError(f"there is no bench {name}; there are {', '.join(known)}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started is ended
     sys.path.insert(0, str(ROOT))
     measure = importlib.import_module(f"bench.{name}").measure
     if quick and "quick" not in inspect.signature(measure).parameters:

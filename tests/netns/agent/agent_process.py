@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from podwire.agent.config import AgentConfig
-from podwire.agent.main import Agent, prefer
+from podwire.agent.main import Agent
+from podwire.agent.priority import prefer
 from podwire.kube.watch import InSync, Update
 from podwire.model.api import ApiError
 from podwire.model.gvr import GVR
