@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from podwire.lab.topology import LabPlan, LabSpec, PlanError
 
 CACHED = "cached"
 """--kubernetes without a folder."""
+HOME = "PODWIRE_KUBERNETES"
+"""Environment: what --kubernetes is for a lab that is made without that option (`cached` or a folder)."""
+WAIT, WAIT_GENUINE = 60.0, 180.0
+"""Seconds that nodes have to become Ready, unless --wait says otherwise."""
 
 
 @click.command()
@@ -57,7 +62,8 @@ CACHED = "cached"
     default=None,
     metavar="[BIN_DIR]",
     help="Genuine Kubernetes on the nodes: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and "
-    "containerd from BIN_DIR. [default BIN_DIR: where `make kubernetes` puts them]",
+    "containerd from BIN_DIR. [default BIN_DIR: where `make kubernetes` puts them; PODWIRE_KUBERNETES=BIN_DIR in the "
+    "environment makes it the default]",
 )
 @click.option(
     "--services",
@@ -65,7 +71,13 @@ CACHED = "cached"
     default=None,
     help="With --kubernetes: who makes Services work; with none there is no cluster DNS either. [default: kube-proxy]",
 )
-@click.option("--wait", type=float, default=60.0, show_default=True, help="Seconds to wait for the nodes to be Ready.")
+@click.option(
+    "--wait",
+    type=float,
+    default=None,
+    metavar="SECONDS",
+    help=f"How long to wait for the nodes to be Ready. [default: {WAIT:g}; with --kubernetes {WAIT_GENUINE:g}]",
+)
 def up(
     name: str,
     nodes: int | None,
@@ -74,7 +86,7 @@ def up(
     ipam: str | None,
     kubernetes: str | None,
     services: str | None,
-    wait: float,
+    wait: float | None,
 ) -> None:
     """Bring a lab up, or make sure that it is: calling it again changes nothing that is right.
 
@@ -86,10 +98,12 @@ def up(
     podwire lab up --kubernetes --name genuine
     """
     with reported():
-        plan, asked = plan_of(name, nodes, config, network, ipam, programs_of(kubernetes), services or "")
+        plan, asked = plan_of(name, nodes, config, network, ipam, kubernetes, services or "")
         say = progress()
         from podwire.lab.up import up as bring_up
 
+        if wait is None:
+            wait = WAIT_GENUINE if plan.genuine else WAIT
         outcome = bring_up(plan, LabState(plan.name, labs_root()), say, wait=wait, asked=asked)
     if not outcome.started and outcome.ready:
         click.echo(f"Lab {plan.name} is up already; nothing was changed.")
@@ -105,11 +119,11 @@ def plan_of(
     config: str,
     network: str | None = None,
     ipam: str | None = None,
-    programs: str = "",
+    kubernetes: str | None = None,
     services: str = "",
 ) -> tuple[LabPlan, bool]:
     """The plan that flags and file make, and whether they said anything beyond the name. Raises PlanError."""
-    spec = LabSpec()
+    spec, programs = LabSpec(), programs_of(kubernetes or os.environ.get(HOME))
     if config:
         if nodes is not None:
             raise click.UsageError("--nodes and --config exclude each other: the file says which nodes there are")
@@ -121,12 +135,12 @@ def plan_of(
     if nodes is not None:
         spec = replace(spec, nodes=topology.default_nodes(nodes))
     spec = replace(spec, network=network or spec.network, ipam=ipam or spec.ipam, programs=programs, services=services)
-    return topology.build(spec), bool(config or nodes is not None or network or ipam or programs or services)
+    return topology.build(spec), bool(config or nodes is not None or network or ipam or kubernetes or services)
 
 
 def programs_of(kubernetes: str | None) -> str:
     """The folder that --kubernetes names, or ""."""
-    if kubernetes is None:
+    if not kubernetes:
         return ""
     return str(cache_root() / "kubernetes/bin" if kubernetes == CACHED else Path(kubernetes).absolute())
 

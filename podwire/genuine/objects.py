@@ -94,21 +94,16 @@ def _deployment(labels: dict[str, str]) -> Object:
             "readOnlyRootFilesystem": True,
         },
     }
-    spread = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
     pod = {
         "serviceAccountName": "coredns",
         "priorityClassName": "system-cluster-critical",
         "dnsPolicy": "Default",
-        "nodeSelector": {"kubernetes.io/os": "linux"},
+        # on the control plane's node, where a kind cluster's are too: the addresses of the others are all the user's
+        "nodeSelector": {"kubernetes.io/os": "linux", "node-role.kubernetes.io/control-plane": ""},
         "tolerations": [
             {"key": "CriticalAddonsOnly", "operator": "Exists"},
             {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"},
         ],
-        "affinity": {
-            "podAntiAffinity": {
-                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": spread}]
-            }
-        },
         "containers": [container],
         "volumes": [
             {

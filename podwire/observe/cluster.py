@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
 
 from podwire.ipam import blocks
 from podwire.ipam.blocks import Block, BlockError
-from podwire.ipam.layout import is_classic, stored_gvr
 from podwire.model.address import AddressError, Cidr
 from podwire.model.api import Api, ApiError, Object
 from podwire.model.block import BlockAffinity
@@ -30,6 +29,8 @@ from podwire.model.ippool import IPAMConfig, IPPool
 from podwire.model.node import Node
 
 T = TypeVar("T")
+
+CLASSIC = "crd.projectcalico.org"
 
 
 class NoKinds(Exception):
@@ -76,21 +77,32 @@ class Cluster:
 
 
 async def read(api: Api) -> Cluster:
-    """In the layout that the agents use. Raises ApiError (403 names what may not be listed), NoKinds."""
-    classic = await is_classic(api)
-
-    def at(gvr: GVR) -> GVR:
-        return stored_gvr(gvr) if classic else gvr
-
+    """Raises ApiError (403 names what may not be listed), NoKinds."""
+    classic = False
     try:
-        pools = (await api.list(at(IPPOOLS)))[0]
+        pools = (await api.list(IPPOOLS))[0]
     except ApiError as error:
-        if error.not_found:
-            raise NoKinds from error
-        raise
+        if not error.not_found:
+            raise
+        try:
+            pools, classic = (await api.list(stored_as(IPPOOLS, classic=True)))[0], True
+        except ApiError as second:
+            if second.not_found:
+                raise NoKinds from error
+            raise
     kinds = (IPAMBLOCKS, BLOCKAFFINITIES, IPAMHANDLES, IPRESERVATIONS, IPAMCONFIGS)
-    lists = await asyncio.gather(*(_optional(api, at(gvr)) for gvr in kinds), api.list(NODES), api.list(PODS))
+    lists = await asyncio.gather(
+        *(_optional(api, stored_as(gvr, classic=classic)) for gvr in kinds), api.list(NODES), api.list(PODS)
+    )
     return assemble(pools, *(items for items, _ in lists), classic=classic)
+
+
+def stored_as(gvr: GVR, *, classic: bool) -> GVR:
+    """The same kind in the older layout, where its objects are called the same but for one."""
+    if not classic:
+        return gvr
+    plural = "ipamconfigs" if gvr == IPAMCONFIGS else gvr.plural
+    return replace(gvr, group=CLASSIC, version="v1", plural=plural)
 
 
 async def _optional(api: Api, gvr: GVR) -> tuple[list[Object], str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from podwire.lab.state import LabState, cache_root
+from tests.lab.kubectl import patience, patient
 
 PODWIRE = Path(__file__).parents[2] / ".venv" / "bin" / "podwire"
 SYSCTLS = (
@@ -50,7 +51,7 @@ class Lab:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=seconds * patience(),
             check=False,
         )
         assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -59,7 +60,13 @@ class Lab:
     def kubectl(self, *words: str, stdin: str = "") -> str:
         """Standard output of one call; a failure shows both outputs."""
         done = subprocess.run(
-            ["kubectl", *words], env=self.env, input=stdin, capture_output=True, text=True, timeout=60, check=False
+            ["kubectl", *patient(words)],
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60 * patience(),
+            check=False,
         )
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout

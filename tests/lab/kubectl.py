@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import time
@@ -17,6 +18,18 @@ ROOT = Path(__file__).parents[2]
 PODWIRE = ROOT / ".venv" / "bin" / "podwire"
 
 
+def patience() -> int:
+    """How many times the limits written in the tests, which suit the embedded home, a lab of genuine Kubernetes has."""
+    return 4 if os.environ.get("PODWIRE_KUBERNETES") else 1
+
+
+def patient(words: tuple[str, ...]) -> list[str]:
+    """A call's words with its --timeout=SECONDSs stretched."""
+    return [
+        re.sub(r"^--timeout=(\d+)s$", lambda found: f"--timeout={int(found[1]) * patience()}s", one) for one in words
+    ]
+
+
 class Kubectl:
     """Calls kubectl in one namespace (made on demand) with a kubeconfig and home of its own."""
 
@@ -24,7 +37,7 @@ class Kubectl:
         self.env, self.namespace = env, namespace
 
     def argv(self, *words: str) -> list[str]:
-        return ["kubectl", "-n", self.namespace, *words]
+        return ["kubectl", "-n", self.namespace, *patient(words)]
 
     def run(self, *words: str, stdin: str | bytes = "", check: bool = True, seconds: float = 60) -> str:
         """Standard output of one call; a failure shows both outputs."""
@@ -36,7 +49,7 @@ class Kubectl:
     def full(self, *words: str, stdin: str | bytes = "", seconds: float = 60) -> subprocess.CompletedProcess[str]:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
-            self.argv(*words), input=data, capture_output=True, env=self.env, timeout=seconds, check=False
+            self.argv(*words), input=data, capture_output=True, env=self.env, timeout=seconds * patience(), check=False
         )
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
@@ -71,7 +84,7 @@ class Kubectl:
         pid, master = pty.fork()
         if pid == 0:
             os.execvpe("kubectl", self.argv(*words), self.env)
-        shown, end, steps = "", time.monotonic() + seconds, list(typed)
+        shown, end, steps = "", time.monotonic() + seconds * patience(), list(typed)
         try:
             while time.monotonic() < end:
                 if not select.select([master], [], [], 0.1)[0]:
@@ -102,6 +115,7 @@ def last_read(master: int) -> bytes:
 
 def eventually(what: Callable[[], Any], seconds: float = 30.0, pause: float = 0.1) -> Any:
     """The first true answer of `what`; the last exception or answer is shown when none comes in time."""
+    seconds *= patience()
     end = time.monotonic() + seconds
     while True:
         problem: BaseException | None = None
@@ -127,7 +141,7 @@ def lab(folder: Path, name: str, *options: str, stdin: str = "") -> Iterator[Kub
         "PODWIRE_STATE": str(folder / "labs"),
     }
     up = [str(PODWIRE), "lab", "up", "--name", name, *options]
-    done = subprocess.run(up, env=env, input=stdin, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(up, env=env, input=stdin, capture_output=True, text=True, timeout=300, check=False)
     try:
         assert done.returncode == 0, f"{' '.join(up)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         yield Kubectl(env)
@@ -137,7 +151,7 @@ def lab(folder: Path, name: str, *options: str, stdin: str = "") -> Iterator[Kub
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert down.returncode == 0, f"down: {down.stdout}\n{down.stderr}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from kubectl import PODWIRE, Kubectl, eventually
 
 Object = dict[str, Any]
+_NUMBERS = itertools.count(1)
 
 
 def pod(name: str, *command: str, image: str = "busybox:1.36", container: Object | None = None, **spec: Any) -> Object:
@@ -73,14 +76,22 @@ def events(kubectl: Kubectl, name: str, reason: str = "") -> str:
 def on_node(kubectl: Kubectl, node: str, script: str) -> str:
     """Run a script in a node."""
     argv = [str(PODWIRE), "lab", "exec", node, "--", "sh", "-c", script]
-    done = subprocess.run(argv, env=kubectl.env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, env=kubectl.env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{script}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
+def runc_root() -> str:
+    """Where a node's runtime keeps what runc knows of its containers."""
+    return "/run/containerd/runc/k8s.io" if os.environ.get("PODWIRE_KUBERNETES") else "/run/podwire-kubelet/runc"
+
+
 @contextlib.contextmanager
 def namespace(cluster: Kubectl, name: str) -> Iterator[Kubectl]:
-    """A namespace for the time of the block."""
+    """A namespace for the time of the block, whose pods can begin at once. No second one has its name."""
+    name = f"{name}-{next(_NUMBERS)}"
     cluster.run("create", "namespace", name)
-    yield Kubectl(cluster.env, name)
+    own = Kubectl(cluster.env, name)
+    eventually(lambda: own.run("get", "serviceaccount", "default", "-o", "name", check=False))
+    yield own
     cluster.run("delete", "namespace", name, "--wait=false")

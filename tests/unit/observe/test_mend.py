@@ -14,12 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from build import affinity, block, handle, node, pool, stored, who
 
 from podwire.ipam.blocks import Block
-from podwire.ipam.layout import ClassicApi, stored_gvr
+from podwire.ipam.layout import ClassicApi
 from podwire.kube.fake import FakeApi
 from podwire.model.address import Cidr
-from podwire.model.api import ApiError
-from podwire.model.gvr import BLOCKAFFINITIES, CRDS, IPAMBLOCKS, IPAMHANDLES, IPPOOLS, NODES
-from podwire.observe.cluster import NoKinds, read
+from podwire.model.gvr import BLOCKAFFINITIES, IPAMBLOCKS, IPAMHANDLES, IPPOOLS, NODES
+from podwire.observe.cluster import NoKinds, read, stored_as
 from podwire.observe.damage import api_findings
 from podwire.observe.finding import Finding
 from podwire.observe.mend import Changed, mend, put_affinity, recount, release
@@ -138,37 +137,32 @@ async def test_a_cure_that_is_none() -> None:
 async def test_the_older_layout_is_mended_where_it_lies() -> None:
     api = FakeApi()
     for gvr, made in ((IPPOOLS, pool()), (NODES, node("n1")), (IPAMBLOCKS, stored(HELD))):
-        await api.create(stored_gvr(gvr), made)
+        await api.create(stored_as(gvr, classic=gvr != NODES), made)
     there = ClassicApi(api)
     await put_affinity(there, "n1", Cidr.parse(CIDR))
-    assert (await api.list(stored_gvr(BLOCKAFFINITIES)))[0][0]["spec"]["deleted"] == "false"
+    assert (await api.list(stored_as(BLOCKAFFINITIES, classic=True)))[0][0]["spec"]["deleted"] == "false"
     for one in api_findings(await read(there)):
         await mend(there, one)
     assert api_findings(await read(there)) == []
-    (kept,) = (await api.list(stored_gvr(IPAMBLOCKS)))[0]
+    (kept,) = (await api.list(stored_as(IPAMBLOCKS, classic=True)))[0]
     assert not any(index is not None for index in kept["spec"]["allocations"])
     assert (await api.list(IPAMBLOCKS))[0] == [] == (await api.list(BLOCKAFFINITIES))[0]
 
 
-@pytest.mark.parametrize("aggregated", [False, True])
-async def test_the_older_layout_is_read_and_a_cluster_without_pools_is_told(aggregated: bool) -> None:
-    """Calico's own API server serves pools and affinities under the newer name, but the blocks lie in the older one."""
-    served = {"ippools", "ipreservations", "blockaffinities"} if aggregated else set()
+async def test_the_older_layout_is_read_and_a_cluster_without_pools_is_told() -> None:
+    from podwire.model.api import ApiError
 
     class Old(FakeApi):
         async def list(self, gvr: Any, *args: Any, **more: Any) -> Any:
-            if gvr.group == "projectcalico.org" and gvr.plural not in served:
+            if gvr.group == "projectcalico.org":
                 raise ApiError(404, "NotFound", "no such kind")
             return await super().list(gvr, *args, **more)
 
     old = Old()
-    await old.create(CRDS, {"metadata": {"name": "ipamblocks.crd.projectcalico.org"}})
-    await old.create(stored_gvr(IPPOOLS), pool())
-    await old.create(stored_gvr(IPAMBLOCKS), stored(HELD))
-    if aggregated:
-        await old.create(IPPOOLS, pool())
+    await old.create(stored_as(IPPOOLS, classic=True), pool())
+    await old.create(stored_as(IPAMBLOCKS, classic=True), stored(HELD))
     found = await read(old)
-    assert found.classic and [str(one.cidr) for one in found.blocks] == [CIDR] and len(found.pools) == 1
+    assert found.classic and [str(one.cidr) for one in found.blocks] == [CIDR]
 
     class Bare(FakeApi):
         async def list(self, gvr: Any, *args: Any, **more: Any) -> Any:
