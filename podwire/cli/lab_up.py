@@ -38,7 +38,10 @@ WAIT, WAIT_GENUINE = 60.0, 180.0
     "--nodes", type=int, default=None, metavar="N", help="Nodes: one control plane and N-1 workers. [default: 3]"
 )
 @click.option(
-    "--config", default="", metavar="FILE", help="A kind cluster file or containerlab topology; - reads stdin."
+    "--config",
+    default="",
+    metavar="FILE",
+    help="A kind cluster file, containerlab topology or operator's Installation; - reads stdin.",
 )
 @click.option(
     "--network",

@@ -17,6 +17,7 @@ from podwire.controllers.health import GRACE_SECONDS
 from podwire.controllers.installation import Installations
 from podwire.controllers.namespaces import Namespaces
 from podwire.controllers.nodes import Evictions, NodeHealth
+from podwire.controllers.objects import Object
 from podwire.controllers.podgc import QUARANTINE_SECONDS, PodGarbage
 from podwire.controllers.pool import DefaultPool, default_pool, default_pool6
 from podwire.controllers.replicaset import ReplicaSets
@@ -28,7 +29,7 @@ from podwire.kube.client import Api
 class ControllersConfig:
     """`pod_subnet` is cut into node CIDRs of prefix length `node_mask`, `pod_subnet6` (if any) into such of 64;
     `ca_pem` is given to each namespace; `default_pool` makes the address pools, over an `overlay` of tunnels or not,
-    and disabled where addresses come from elsewhere. Times are in seconds."""
+    and disabled where addresses come from elsewhere; or else `pools` are made. Times are in seconds."""
 
     pod_subnet: str = "10.244.0.0/16"
     node_mask: int = 24
@@ -38,6 +39,7 @@ class ControllersConfig:
     default_pool: bool = True
     overlay: bool = True
     pool_disabled: bool = False
+    pools: tuple[Object, ...] = ()
     node_grace: float = GRACE_SECONDS
     orphan_quarantine: float = QUARANTINE_SECONDS
 
@@ -62,7 +64,7 @@ def controllers(world: World, config: ControllersConfig) -> list[loop.Controller
         pool = default_pool(config.pod_subnet, config.node_mask, overlay=config.overlay, disabled=config.pool_disabled)
         # the second family first: no pod starts without IPv4, so none starts with IPv4 alone
         pools = [*([default_pool6(config.pod_subnet6)] if config.pod_subnet6 else []), pool]
-        found.append(DefaultPool(world, *pools).controller())
+        found.append(DefaultPool(world, *(config.pools or pools)).controller())
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import ssl
@@ -60,6 +61,7 @@ async def _serve(plan: LabPlan, sockets: Sequence[socket.socket]) -> None:
         ca_pem=authority,
         overlay=plan.network != KUBENET,
         pool_disabled=plan.network == KUBENET,
+        pools=tuple(json.loads(plan.pools or "[]")),
     )
     await _until_stopped(api, controllers)
 

@@ -1,4 +1,5 @@
-"""Read a kind cluster file (kind.x-k8s.io/v1alpha4) or a containerlab topology with a k8s-kind node.
+"""Read a kind cluster file (kind.x-k8s.io/v1alpha4), a containerlab topology with a k8s-kind node, or the tigera
+operator's custom-resources.yaml, alone or behind a cluster in the same file.
 
 Pure: the text comes in, and for a containerlab file a function that reads the kind file it names. What means
 something here becomes a `LabSpec`; a key that means nothing here becomes a warning that names it; a value that
@@ -7,6 +8,7 @@ cannot be honoured is a PlanError with line and key.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +16,13 @@ import yaml
 
 from podwire.lab.located import Located, documents
 from podwire.lab.topology import CONTROL_PLANE, NO_NETWORK, WORKER, HostMount, LabSpec, NodeSpec, PortMapping
+from podwire.model import installation
+from podwire.model.gvr import INSTALLATIONS
 
 KIND_API = "kind.x-k8s.io/v1alpha4"
 _ROLES = (CONTROL_PLANE, WORKER)
 _PROTOCOLS = ("TCP", "UDP")
+_NOTHING = "means nothing in a Podwire lab; ignored"
 
 
 @dataclass(slots=True)
@@ -27,7 +32,7 @@ class Reading:
     spec: LabSpec = field(default_factory=LabSpec)
     warnings: list[str] = field(default_factory=list)
 
-    def unused(self, place: Located, why: str = "means nothing in a Podwire lab; ignored") -> None:
+    def unused(self, place: Located, why: str = _NOTHING) -> None:
         """Warn that this key has no effect."""
         self.warnings.append(f"{place.where()}: {why}")
 
@@ -42,14 +47,50 @@ def read(text: str, source: str, read_file: Callable[[str], str]) -> tuple[LabSp
     found = [doc for doc in documents(text, source) if not doc.is_null()]
     if not found:
         return LabSpec(), [f"{source}: is empty; the defaults are used"]
-    if len(found) > 1:
-        raise found[1].error("a second document; one file describes one lab")
+    labs = [doc for doc in found if not _is_operators(doc)]
+    if len(labs) > 1:
+        raise labs[1].error("a second document; one file describes one lab")
     reading = Reading()
-    if found[0].get("topology") is not None:
-        _containerlab(found[0], reading, read_file)
-    else:
-        _cluster(found[0], reading)
+    for doc in labs:
+        if doc.get("topology") is not None:
+            _containerlab(doc, reading, read_file)
+        else:
+            _cluster(doc, reading)
+    for doc in found:
+        if _is_operators(doc):
+            _operators(doc, reading)
     return reading.spec, reading.warnings
+
+
+def _is_operators(top: Located) -> bool:
+    version = top.get("apiVersion") if isinstance(top.node, yaml.MappingNode) else None
+    return version is not None and version.text().startswith(f"{installation.GROUP}/")
+
+
+def _operators(top: Located, reading: Reading) -> None:
+    """An Installation's pools take the place of the default one; what else the operator reads has no effect."""
+    kind = top.get("kind")
+    if kind is None or kind.text() != INSTALLATIONS.kind:
+        reading.unused(kind or top, f"{kind.text() if kind else 'a document without kind'}: {_NOTHING}")
+        return
+    if reading.spec.pools:
+        raise top.error("a second Installation; a cluster has one")
+    asked = installation.read(top.plain())
+    if asked.faults:
+        raise top.error(f"Installation: {asked.faults[0]}")
+    reading.warnings += [f"{top.source}:{top.line}: Installation: {path}: {_NOTHING}" for path in asked.ignored]
+    if not asked.pools:
+        return
+    four, six = ([p["spec"]["cidr"] for p in asked.pools if (":" in p["spec"]["cidr"]) is v6] for v6 in (False, True))
+    if not four:
+        raise top.error("Installation: needs a pool of IPv4: nodes speak IPv4, pods have it alone or beside IPv6")
+    if reading.spec.dual and not six:
+        raise top.error("Installation: networking.ipFamily: dual needs a pool of IPv6, too")
+    # the second family first: no pod starts without IPv4, so none starts with IPv4 alone
+    pools = sorted(asked.pools, key=lambda pool: ":" not in pool["spec"]["cidr"])
+    reading.spec = replace(reading.spec, pools=json.dumps(pools), dual=bool(six))
+    if not reading.spec.pod_subnet:
+        reading.spec = replace(reading.spec, pod_subnet=",".join([four[0], *six[:1]]))
 
 
 def _containerlab(top: Located, reading: Reading, read_file: Callable[[str], str]) -> None:

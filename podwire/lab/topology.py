@@ -82,6 +82,7 @@ class LabSpec:
     nodes: tuple[NodeSpec, ...] = ()
     pod_subnet: str = ""
     dual: bool = False
+    pools: str = ""
     service_subnet: str = ""
     node_mask: int = 0
     max_pods: int = 0
@@ -115,7 +116,7 @@ class LabPlan:
     `network`: "routed" is Podwire's own with VXLAN between nodes; "kubenet" a bridge on each node, and a router outside
     of the nodes that knows which podCIDR is whose; "none" leaves the nodes waiting for somebody's CNI plugin.
     `ipam`: addresses from blocks on the API, or from each node's podCIDR by files on the node. `pod_subnet6` is ""
-    unless pods have both families.
+    unless pods have both families. `pools`: the IPPools as a JSON list; empty for one of each family's subnet.
     `programs`: the folder of genuine Kubernetes' programs; empty for the control plane and kubelets of our own.
     `services`: who makes Services of a genuine cluster work: kube-proxy, or nobody.
     """
@@ -128,6 +129,7 @@ class LabPlan:
     node_mask: int = DEFAULT_NODE_MASK
     network: str = ROUTED
     ipam: str = BLOCKS
+    pools: str = ""
     programs: str = ""
     services: str = ""
     cluster_dns: str = field(default="10.96.0.10")
@@ -194,6 +196,10 @@ def build(spec: LabSpec) -> LabPlan:
         raise PlanError(
             "networking.ipFamily: dual needs the routed network with addresses from blocks, and the lab's own API"
         )
+    if spec.pools and (network == KUBENET or ipam == HOST_LOCAL or spec.programs):
+        raise PlanError(
+            "Installation: its pools need the routed network with addresses from blocks, and the lab's own API"
+        )
     services_by = _services(spec)
     default_max = spec.max_pods or DEFAULT_MAX_PODS
     nodes = tuple(_place(name, index, node, specs, default_max) for index, node in enumerate(specs))
@@ -207,6 +213,7 @@ def build(spec: LabSpec) -> LabPlan:
         node_mask=node_mask,
         network=network,
         ipam=ipam,
+        pools=spec.pools,
         programs=spec.programs,
         services=services_by,
         cluster_dns=str(services[10]),

@@ -40,6 +40,10 @@ _HONOURED = {
     "allowedUses",
     "assignmentMode",
 }
+_KINDS: dict[str, type] = dict.fromkeys(
+    ("name", "cidr", "encapsulation", "natOutgoing", "nodeSelector", "assignmentMode"), str
+)
+_KINDS |= {"blockSize": int, "disableBGPExport": bool, "disableNewAllocations": bool, "allowedUses": list}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _pool(entry: Mapping[str, Any], before: list[Object]) -> Object:
     """Raises ValueError in words for whoever wrote it."""
+    for key, kind in _KINDS.items():
+        if type(entry.get(key)) not in (kind, type(None)):
+            raise ValueError(f"{key}: {str(entry[key])[:64]!r} is no {kind.__name__}")
+    if not all(isinstance(use, str) for use in entry.get("allowedUses") or ()):
+        raise ValueError("allowedUses: is no list of texts")
     try:
         cidr = Cidr.parse(str(entry.get("cidr") or ""))
     except AddressError as error:

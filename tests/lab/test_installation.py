@@ -87,6 +87,21 @@ def test_the_stock_file_is_applied_and_its_pool_honoured(tmp_path: Path) -> None
         assert "encapsulation" in refused(lab, bad)
 
 
+def test_a_lab_comes_up_with_the_pools_of_the_stock_file(tmp_path: Path) -> None:
+    with lab_in(tmp_path) as lab:
+        one = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}]\n---\n"
+        up = lab("up", "--config", "-", stdin=one + STOCK)
+        assert "spec.calicoNetwork.bgp: means nothing" in up.stderr and "Goldmane: means nothing" in up.stderr
+        (pool,) = json.loads(lab.kubectl("get", "ippools", "-o", "json"))["items"]
+        assert (pool["metadata"]["name"], pool["spec"]["cidr"]) == ("default-ipv4-ippool", "192.168.0.0/16")
+        assert (pool["spec"]["blockSize"], pool["spec"]["vxlanMode"]) == (26, "CrossSubnet")
+        before = pool["metadata"]["generation"]
+        lab.kubectl("create", "-f", "-", stdin=STOCK)
+        lab.kubectl("wait", "--for=condition=Ready", "installation/default", "--timeout=30s")
+        (pool,) = json.loads(lab.kubectl("get", "ippools", "-o", "json"))["items"]
+        assert pool["metadata"]["generation"] == before, "applied later, too: nothing changes"
+
+
 def refused(lab: object, text: str) -> str:
     """What kubectl says to a file that the schema does not allow."""
     with pytest.raises(AssertionError) as caught:

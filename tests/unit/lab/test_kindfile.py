@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
+
 import pytest
 
 from podwire.lab import kindfile, topology
@@ -174,3 +178,63 @@ def test_the_node_mask_may_stand_in_a_nodes_own_patch() -> None:
     patch = "    kind: ClusterConfiguration\n    controllerManager: {extraArgs: {node-cidr-mask-size: '27'}}\n"
     spec, warnings = read(HEAD + "nodes:\n- role: control-plane\n  kubeadmConfigPatches:\n  - |\n" + patch)
     assert (spec.node_mask, warnings) == (27, [])
+
+
+OPERATOR = """apiVersion: operator.tigera.io/v1
+kind: Installation
+metadata: {name: default}
+spec:
+  calicoNetwork:
+    bgp: Enabled
+    ipPools:
+    - {name: default-ipv4-ippool, blockSize: 27, cidr: 192.168.0.0/16, encapsulation: VXLANCrossSubnet}
+    - {cidr: "fd00:10:99::/56", natOutgoing: Disabled}
+---
+apiVersion: operator.tigera.io/v1
+kind: Whisker
+metadata: {name: default}
+"""
+
+
+def test_the_operators_installation_gives_the_pools() -> None:
+    spec, warnings = read(OPERATOR)
+    assert (spec.pod_subnet, spec.dual) == ("192.168.0.0/16,fd00:10:99::/56", True)
+    six, four = json.loads(spec.pools)
+    assert six["spec"]["cidr"] == "fd00:10:99::/56"
+    assert four["metadata"]["name"] == "default-ipv4-ippool"
+    assert (four["spec"]["blockSize"], four["spec"]["vxlanMode"]) == (27, "CrossSubnet")
+    assert [line.partition(": ")[2] for line in warnings] == [
+        "Installation: spec.calicoNetwork.bgp: means nothing in a Podwire lab; ignored",
+        "kind: Whisker: means nothing in a Podwire lab; ignored",
+    ]
+    plan = topology.build(spec)
+    assert topology.from_dict(json.loads(json.dumps(topology.to_dict(plan)))) == plan and plan.pools == spec.pools
+    named, _ = read(HEAD + "networking: {podSubnet: 192.168.0.0/17}\n---\n" + OPERATOR)
+    assert named.pod_subnet == "192.168.0.0/17"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            OPERATOR.replace("VXLANCross", "Cross"),
+            "kind.yaml:1: Installation: spec.calicoNetwork.ipPools[0]: encap",
+        ),
+        (
+            OPERATOR.replace("192.168.0.0/16", '"fd00:10:98::/120"').replace("VXLANCrossSubnet", "None"),
+            "blockSize: /27",
+        ),
+        (OPERATOR.replace("    - {name: default-ipv4", "    # {"), "pool of IPv4"),
+        (OPERATOR + "---\n" + OPERATOR, "kind.yaml:15: a second Installation"),
+    ],
+)
+def test_an_installation_that_cannot_be(text: str, words: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(words)):
+        read(text)
+
+
+def test_an_installation_needs_the_routed_network() -> None:
+    spec, _ = read(OPERATOR.replace('    - {cidr: "fd00:10:99::/56", natOutgoing: Disabled}\n', ""))
+    for more in ({"network": "kubenet"}, {"ipam": "host-local"}, {"programs": "/bin"}):
+        with pytest.raises(PlanError, match="Installation: its pools need the routed network"):
+            topology.build(replace(spec, **more))
