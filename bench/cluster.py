@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import clusterfill
 from bench.clusterpods import Pods, pods
-from bench.clustersite import OURS, PEER, SECONDS, Process, Site, now, opened, say, site
+from bench.clustersite import OURS, PEER, SECONDS, Process, Site, now, opened, say, site, within
 from bench.record import record
 from podwire.kube.client import Client
 from podwire.kube.kubeconfig import load
@@ -45,15 +45,18 @@ def measure(runs: int = 10, *, quick: bool = False) -> Records:
 
 async def _measure(lab: Any, runs: int, quick: bool) -> Records:
     began = time.monotonic()
-    async with opened(lab) as place, pods(place) as them:
-        found = await starts(place, 1 if quick else 5)
-        found += await singles(place, them, 2 if quick else 3 * runs)
-        found += await bursts(place, them, 1 if quick else 3, 5 if quick else 60, 2.0 if quick else 60.0)
-        found += await crowd(place, 20 if quick else NODES, 100 if quick else PODS)
-    for one in found:
-        peer = f"{one['peer']:9.3f}  {one['ratio']:5.3f}" if one["peer"] else ""
-        say(f"{one['name']:30}{one['ours']:9.3f} {one['unit']:3}{peer}")
-    say(f"done after {time.monotonic() - began:.0f} s")
+    found: Records = []
+    try:
+        async with opened(lab) as place, pods(place) as them:
+            found += await starts(place, 1 if quick else 5)
+            found += await singles(place, them, 2 if quick else 3 * runs)
+            found += await bursts(place, them, 1 if quick else 3, 5 if quick else 60, 2.0 if quick else 60.0)
+            found += await crowd(place, 20 if quick else NODES, 100 if quick else PODS)
+    finally:  # what was measured is told, too, when the rest cannot be
+        for one in found:
+            peer = f"{one['peer']:9.3f}  {one['ratio']:5.3f}" if one["peer"] else ""
+            say(f"{one['name']:30}{one['ours']:9.3f} {one['unit']:3}{peer}")
+        say(f"{time.monotonic() - began:.0f} s")
     return found
 
 
@@ -138,7 +141,7 @@ async def crowd(place: Site, nodes: int, count: int) -> Records:
     words = [sys.executable, "-m", "bench.clusterfill", str(place.lab.kubeconfig), str(nodes), str(count)]
     fillers = [subprocess.Popen([*words, str(part), str(PARTS)], cwd=ROOT) for part in range(PARTS)]
     try:
-        async with asyncio.timeout(FILL_SECONDS):
+        async with within(FILL_SECONDS, f"{nodes} nodes and {count} pods made"):
             codes = await asyncio.gather(*(asyncio.to_thread(one.wait) for one in fillers))
         assert codes == [0] * PARTS, f"not all objects could be made: {codes}"
     finally:
@@ -148,7 +151,7 @@ async def crowd(place: Site, nodes: int, count: int) -> Records:
     say(f"{nodes} nodes and {count} pods made in {time.monotonic() - began:.0f} s")
     await place.end_agent()
     agent = await place.start_agent()
-    async with asyncio.timeout(SECONDS):
+    async with within(SECONDS, "the agent ready again"):
         while "ok" not in place.run(place.ours, "curl -s http://127.0.0.1:9098/readyz || true"):
             await asyncio.sleep(0.2)
     await asyncio.sleep(2)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from bench.clustersite import Site, is_ready, now
+from bench.clustersite import Site, is_ready, now, within
 from podwire.genuine.settings import SANDBOX_IMAGE
 from podwire.kube.client import Client
 from podwire.kube.watch import InSync
@@ -43,18 +43,18 @@ class Seen:
                 self._news.notify_all()
 
     async def synced(self) -> None:
-        async with asyncio.timeout(SECONDS), self._news:
+        async with within(SECONDS, "the list of pods"), self._news:
             await self._news.wait_for(lambda: self._synced)
 
     async def all_ready(self, names: list[str]) -> float:
-        """The moment when the last of them was. Raises TimeoutError."""
-        async with asyncio.timeout(SECONDS), self._news:
+        """The moment when the last of them was. Raises RuntimeError."""
+        async with within(SECONDS, f"{len(names)} pods Ready"), self._news:
             await self._news.wait_for(lambda: all(name in self.ready for name in names))
         return max(self.ready[name] for name in names)
 
     async def all_gone(self, names: list[str]) -> None:
-        """Raises TimeoutError."""
-        async with asyncio.timeout(SECONDS), self._news:
+        """Raises RuntimeError."""
+        async with within(SECONDS, f"{len(names)} pods gone"), self._news:
             await self._news.wait_for(lambda: not self.known.intersection(names))
 
 
@@ -92,7 +92,7 @@ class Pods:
 @contextlib.asynccontextmanager
 async def pods(site: Site) -> Any:
     """When the namespace can have pods."""
-    async with asyncio.timeout(SECONDS):
+    async with within(SECONDS, "the default service account"):
         while not (await site.client.list(SERVICEACCOUNTS, NAMESPACE))[0]:
             await asyncio.sleep(0.05)
     seen = Seen(site.client)

@@ -36,13 +36,23 @@ POD_SUBNET = "10.64.0.0/11"
 """Room for the podCIDRs of 400 nodes more."""
 MARK = "Measurement"
 """Reason of a condition that is ours, not kubelet's."""
-SECONDS = 60.0
+SECONDS = 90.0
 """For how long anything is waited for."""
 
 
 def now() -> float:
     """Seconds since the machine started: the clock that start times of processes are told by."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@contextlib.asynccontextmanager
+async def within(seconds: float, what: str) -> AsyncIterator[None]:
+    """Raises RuntimeError that says what was waited for in vain."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise RuntimeError(f"not within {seconds:.0f} s: {what}") from None
 
 
 def say(words: str) -> None:
@@ -112,7 +122,7 @@ class Site:
         log = (Path(self.lab.env["HOME"]) / "agent.log").open("ab")
         self._started.append(subprocess.Popen(words, env=self.lab.env, stdin=-3, stdout=log, stderr=log))
         log.close()
-        async with asyncio.timeout(SECONDS):
+        async with within(SECONDS, "the agent's process"):
             while (found := find("agent", "--config", mark)) is None:
                 await asyncio.sleep(0.005)
         self.agent = found
@@ -142,9 +152,11 @@ class Site:
 
     async def ready(self, *, wanted: bool, node: str = "") -> float:
         """The moment when the node's Ready condition is seen to be so, by its kubelet's word."""
-        async with asyncio.timeout(SECONDS), contextlib.aclosing(_objects(self.client)) as changes:
+        name = node or self.ours
+        what = f"node {name} {'Ready' if wanted else 'not Ready'}, by its kubelet's word"
+        async with within(SECONDS, what), contextlib.aclosing(_objects(self.client)) as changes:
             async for obj in changes:
-                if obj["metadata"]["name"] == (node or self.ours) and _told(obj) and is_ready(obj) == wanted:
+                if obj["metadata"]["name"] == name and _told(obj) and is_ready(obj) == wanted:
                     return now()
         raise AssertionError("watches do not end")
 
@@ -187,7 +199,7 @@ async def opened(lab: Session) -> AsyncIterator[Site]:
     client = Client(load(lab.kubeconfig), user_agent="podwire-bench")
     found = Site(lab, client, f"{lab.name}-worker", f"{lab.name}-worker2")
     try:
-        async with asyncio.timeout(SECONDS):
+        async with within(2 * SECONDS, "the objects and the peer's node"):
             await _objects_of_ours(found)
             await _peer(found)
         yield found
@@ -210,7 +222,7 @@ async def _objects_of_ours(found: Site) -> None:
 
 async def _peer(found: Site) -> None:
     """Its plugins and configuration, as an administrator would write them who wants nothing that costs time."""
-    async with asyncio.timeout(SECONDS):
+    async with within(SECONDS, "a podCIDR of the peer's node"):
         while not (cidr := (await found.client.get(NODES, found.peer))["spec"].get("podCIDR")):
             await asyncio.sleep(0.1)
     for name in PLUGINS:

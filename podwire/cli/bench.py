@@ -59,7 +59,10 @@ def bench(name: str, file: str, runs: int, quick: bool) -> None:
     measure = importlib.import_module(f"bench.{name}").measure
     if quick and "quick" not in inspect.signature(measure).parameters:
         raise click.UsageError(f"bench {name} has no quick form")
-    records = measure(runs, **({"quick": True} if quick else {}))
+    try:
+        records = measure(runs, **({"quick": True} if quick else {}))
+    except RuntimeError as error:
+        raise click.ClickException(f"bench {name}: {error}") from error
     text = json.dumps(records, indent=2)
     click.echo(text)
     if file:
