@@ -31,6 +31,7 @@ test-kubernetes: ## the tests on a genuine cluster and under today's containerd,
 	@tools/setup conformance
 	@tests/kubernetes/build >/dev/null
 	@tools/run-tests tests/kubernetes -m "not soak"
+	@tools/run-tests tests/seeds tests/lab/test_network.py tests/lab/test_hostports.py --home kubernetes
 
 soak: ## the long runs on a genuine cluster: outages, kills, every network test of Kubernetes (hours)
 	@tools/setup test

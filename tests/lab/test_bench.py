@@ -13,6 +13,7 @@ PODWIRE = Path(__file__).parents[2] / ".venv" / "bin" / "podwire"
 KEYS = {"name", "unit", "ours", "peer", "peer_name", "ratio", "better", "runs", "spread", "n"}
 
 
+@pytest.mark.embedded_only("figures of the embedded home")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("bench", "names"),

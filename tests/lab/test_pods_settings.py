@@ -235,6 +235,7 @@ def trace(kubectl: Kubectl) -> dict[str, str]:
     return {**{node: on_node(kubectl, node, script) for node in NODES}, "cgroups": "\n".join(groups)}
 
 
+@pytest.mark.embedded_only("it looks through the folders of the embedded runtime")
 def test_thirty_pods_leave_nothing(kubectl: Kubectl) -> None:
     first = [pod(f"first-{number}", nodeName=node) for number, node in enumerate(NODES)]
     kubectl.apply(*first)

@@ -23,7 +23,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from host import Lab, lab_in
 from kubectl import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.embedded_only("it kills the embedded home's own daemons; tests/kubernetes/test_genuine.py the others"),
+    pytest.mark.timeout(180),
+]
 
 WORKERS = ("lab-worker", "lab-worker2")
 

@@ -31,6 +31,7 @@ def forbidden() -> bool:
 
 
 pytestmark = [
+    pytest.mark.embedded_only("kubelet and containerd need root"),
     pytest.mark.timeout(180),
     pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user, which takes root"),
     pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed"),
