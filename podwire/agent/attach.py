@@ -38,6 +38,7 @@ class Attacher:
         self._claimer = claimer
         self._tickets: dict[int, tuple[Whose, Ticket]] = {}  # by the identity of the call's environment
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
+        self._ending = False
         self._guard = threading.Lock()
 
     def arrive(self, env: dict[str, str]) -> None:
@@ -47,11 +48,21 @@ class Attacher:
         whose = env.get("PODWIRE_ROLE", ""), env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", "")
         with self._guard:
             if command == "ADD":
-                self._tickets[id(env)] = whose, Ticket()
+                self._tickets[id(env)] = whose, (ticket := Ticket())
+                if self._ending:
+                    ticket.cancel()
             elif command == "DEL":
                 for other, ticket in self._tickets.values():
                     if other == whose:
                         ticket.cancel()
+
+    def end(self) -> None:
+        """The agent stops: ADDs that wait for addresses are answered (11), as are those that still come, so that an API
+        that does not answer holds up nobody's end."""
+        with self._guard:
+            self._ending = True
+            for _, ticket in self._tickets.values():
+                ticket.cancel()
 
     def serve(self, env: dict[str, str], stdin: bytes, netns_fd: int | None) -> tuple[int, bytes]:
         """Exit code and stdout of one call; never raises."""

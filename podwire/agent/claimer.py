@@ -48,7 +48,7 @@ class Pending:
             with self.turns.waiting():
                 return self.future.result(CLAIM_SECONDS)
         except concurrent.futures.CancelledError:
-            raise CniError(spec.TRY_AGAIN, "a DEL of the same attachment came meanwhile") from None
+            raise _called_off() from None
         except TimeoutError:
             self.future.cancel()
             raise CniError(spec.TRY_AGAIN, "no address claimed in time", f"waited {CLAIM_SECONDS:.0f} s") from None
@@ -61,8 +61,13 @@ class Pending:
             raise CniError(spec.TRY_AGAIN, "cannot claim an address", str(error)) from error
 
 
+def _called_off() -> CniError:
+    return CniError(spec.TRY_AGAIN, "a DEL of the same attachment came meanwhile", "or the agent is stopping")
+
+
 class Ticket:
-    """One ADD from its arrival on. A DEL that overtakes it, or comes while it runs, cancels it."""
+    """One ADD from its arrival on. A DEL that overtakes it, or comes while it runs, cancels it; so does the end of the
+    agent."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -79,7 +84,7 @@ class Ticket:
     def check(self) -> None:
         """Raises CniError 11 once cancelled."""
         if self._cancelled:
-            raise CniError(spec.TRY_AGAIN, "a DEL of the same attachment came meanwhile")
+            raise _called_off()
 
     def hold(self, pending: Pending) -> None:
         """To be cancelled with the ADD."""

@@ -290,6 +290,7 @@ class Agent:
         return [outcomes[handle] for handle in handles]
 
     def _stop(self) -> None:
+        self._attacher.end()
         self._socket.close()
         self._spool.stop()
         self._reaper.stop()

@@ -38,14 +38,14 @@ class Reaper:
         self._guard = threading.Lock()
         self._round = threading.Lock()
         self._news = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stopped.set()
         self._news.set()
         self._thread.join(timeout=5)
 
@@ -73,12 +73,12 @@ class Reaper:
             self._pending.pop(key, None)
 
     def _run(self) -> None:
-        while not self._stopped:
+        while not self._stopped.is_set():
             self._news.wait()
             self._news.clear()
-            threading.Event().wait(GATHER_SECONDS)  # links that go together share the kernel's grace period
-            if not self._stopped and not self._once():
-                threading.Event().wait(RETRY_SECONDS)
+            self._stopped.wait(GATHER_SECONDS)  # links that go together share the kernel's grace period
+            if not self._stopped.is_set() and not self._once():
+                self._stopped.wait(RETRY_SECONDS)
                 self._news.set()
 
     def _once(self) -> bool:

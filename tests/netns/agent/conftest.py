@@ -223,7 +223,7 @@ class Node:
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.agent is not None:
             self.agent.send_signal(number)
-            self.agent.wait(20)
+            self.agent.wait(60)  # also a killed process has to wait its turn in the kernel
             self.agent = None
 
     def restart(self) -> None:
