@@ -80,6 +80,12 @@ def apiserver(cluster: Cluster) -> Argv:
 
 def controller_manager(cluster: Cluster) -> Argv:
     """All of its controllers; it is alone, so there is nothing to elect."""
+    masks: Argv = (f"--node-cidr-mask-size={cluster.node_mask}",)
+    if cluster.node_mask6:  # the general option is refused then
+        masks = (
+            f"--node-cidr-mask-size-ipv4={cluster.node_mask}",
+            f"--node-cidr-mask-size-ipv6={cluster.node_mask6}",
+        )
     return (
         f"{BIN}/kube-controller-manager",
         *_identity("controller-manager"),
@@ -89,7 +95,7 @@ def controller_manager(cluster: Cluster) -> Argv:
         "--use-service-account-credentials",
         "--allocate-node-cidrs",
         f"--cluster-cidr={cluster.pod_subnet}",
-        f"--node-cidr-mask-size={cluster.node_mask}",
+        *masks,
         f"--service-cluster-ip-range={cluster.service_subnet}",
         f"--cluster-signing-cert-file={PKI}/ca.crt",
         f"--cluster-signing-key-file={PKI}/ca.key",

@@ -32,11 +32,11 @@ _PAUSE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """What to make: a name service at `dns` unless empty; with `pool`, Podwire's kinds, its agents' rights and that
-    IPPool; `labels` of each node that it must not set itself."""
+    """What to make: a name service at `dns` unless empty; with `pools`, Podwire's kinds, its agents' rights and these
+    IPPools; `labels` of each node that it must not set itself."""
 
     dns: str
-    pool: Object | None
+    pools: tuple[Object, ...]
     labels: Mapping[str, Mapping[str, str]]
 
 
@@ -57,14 +57,14 @@ async def _run(config: Path, first: First) -> None:
 
 async def _make(client: Client, first: First) -> None:
     await asyncio.gather(*(ensure(client, gvr, obj) for gvr, obj in wanted(first)))
-    if first.pool is not None:
-        await _loops(client, first.pool)
+    if first.pools:
+        await _loops(client, first.pools)
 
 
 def wanted(first: First) -> list[tuple[GVR, Object]]:
     """Every object to make, in an order in which each may be made."""
     kinds: list[tuple[GVR, Object]] = []
-    if first.pool is not None:
+    if first.pools:
         kinds = [*((CRDS, crd) for crd in (*crds(), *installation.crds())), *agents()]
     return [*kinds, *(name_service(first.dns) if first.dns else ())]
 
@@ -101,12 +101,12 @@ async def _label(client: Client, labels: Mapping[str, Mapping[str, str]]) -> Non
                 log.warning("node %s not labelled: %s", name, error)
 
 
-async def _loops(client: Client, pool: Object) -> None:
+async def _loops(client: Client, pools: tuple[Object, ...]) -> None:
     """Raises nothing: a refusal of the API is tried again."""
     world = World(client)
     loops = [
         (one, loop.attach(world, one))
-        for one in (DefaultPool(world, pool).controller(), Installations(world).controller())
+        for one in (DefaultPool(world, *pools).controller(), Installations(world).controller())
     ]
     try:
         async with asyncio.TaskGroup() as group:

@@ -42,7 +42,8 @@ SYSCTLS = {
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """What all nodes have in common. `plane` is the address of the node with the control plane; `registry` the
-    address:port that every image is asked of."""
+    address:port that every image is asked of. With both families, `pod_subnet` and `service_subnet` are two each, IPv4
+    first, and `node_mask6` is the prefix length of a node's second podCIDR."""
 
     plane: str
     pod_subnet: str
@@ -50,6 +51,7 @@ class Cluster:
     node_mask: int
     dns: str
     registry: str
+    node_mask6: int = 0
 
 
 @dataclass(frozen=True, slots=True)

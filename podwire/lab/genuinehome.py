@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from podwire.controllers.pool import default_pool
+from podwire.controllers.pool import default_pool, default_pool6
 from podwire.genuine import components, demands, firstobjects, registry, settings, store, waiting
 from podwire.genuine.settings import BIN, CONFIG, HOSTS, KUBELET_CONFIG, PROXY_CONFIG, STORE, Cluster, Machine
 from podwire.kubelet import archive as imagearchive
@@ -25,7 +25,17 @@ from podwire.lab.job import Genuine, Job
 from podwire.lab.places import CLUSTER, PKI
 from podwire.lab.rootfs import Bind, File, NodeFiles
 from podwire.lab.state import LabError
-from podwire.lab.topology import CONTROL_PLANE, CONTROL_PLANE_KEY, GATEWAY, KUBE_PROXY, KUBENET, LabPlan, NodePlan
+from podwire.lab.topology import (
+    CONTROL_PLANE,
+    CONTROL_PLANE_KEY,
+    GATEWAY,
+    KUBE_PROXY,
+    KUBENET,
+    NODE_MASK6,
+    SERVICE_SUBNET6,
+    LabPlan,
+    NodePlan,
+)
 from podwire.model.gvr import IPPOOLS, SERVICES
 
 Daemon = tuple[str, Callable[[], None]]
@@ -93,13 +103,15 @@ def _inotify_used() -> int:
 
 def cluster(plan: LabPlan) -> Cluster:
     """What all nodes have in common."""
+    dual = bool(plan.pod_subnet6)
     return Cluster(
         plane=plan.control_plane.address,
-        pod_subnet=plan.pod_subnet,
-        service_subnet=plan.service_subnet,
+        pod_subnet=f"{plan.pod_subnet},{plan.pod_subnet6}" if dual else plan.pod_subnet,
+        service_subnet=f"{plan.service_subnet},{SERVICE_SUBNET6}" if dual else plan.service_subnet,
         node_mask=plan.node_mask,
         dns=plan.cluster_dns,
         registry=f"{GATEWAY}:{registry.PORT}",
+        node_mask6=NODE_MASK6 if dual else 0,
     )
 
 
@@ -204,11 +216,12 @@ def become(argv: tuple[str, ...], *waits: Callable[[], None]) -> None:
 def _make_first_objects(plan: LabPlan, port: Callable[[], None]) -> None:
     port()
     overlay = plan.network != KUBENET
-    pool = default_pool(plan.pod_subnet, plan.node_mask, overlay=overlay, disabled=not overlay)
+    pools = [default_pool6(plan.pod_subnet6)] if plan.pod_subnet6 else []
+    pools.append(default_pool(plan.pod_subnet, plan.node_mask, overlay=overlay, disabled=not overlay))
     labels = {node.name: dict(components.divided(node.labels)[1]) for node in plan.nodes}
     plane = {CONTROL_PLANE_KEY: "", "node.kubernetes.io/exclude-from-external-load-balancers": ""}
     labels[plan.control_plane.name] |= plane
     dns = plan.cluster_dns if plan.services == KUBE_PROXY else ""
     firstobjects.run(
-        Path("/etc/kubernetes/admin.conf"), firstobjects.First(dns, pool if plan.default_cni else None, labels)
+        Path("/etc/kubernetes/admin.conf"), firstobjects.First(dns, tuple(pools) if plan.default_cni else (), labels)
     )

@@ -20,6 +20,7 @@ OUTSIDE_ADDRESS = "203.0.113.10"
 DEFAULT_NAME = "lab"
 DEFAULT_POD_SUBNET = "10.244.0.0/16"
 DEFAULT_POD_SUBNET6 = "fd00:10:244::/56"
+SERVICE_SUBNET6 = "fd00:10:96::/112"
 NODE_MASK6 = 64  # as kube-controller-manager has it
 DEFAULT_SERVICE_SUBNET = "10.96.0.0/12"
 DEFAULT_NODE_MASK = 24
@@ -192,10 +193,8 @@ def build(spec: LabSpec) -> LabPlan:
     network = spec.network or ROUTED
     ipam = spec.ipam or (HOST_LOCAL if network == KUBENET else BLOCKS)
     check_network(network, ipam)
-    if pod_subnet6 and (network == KUBENET or ipam == HOST_LOCAL or spec.programs):
-        raise PlanError(
-            "networking.ipFamily: dual needs the routed network with addresses from blocks, and the lab's own API"
-        )
+    if pod_subnet6 and (network == KUBENET or ipam == HOST_LOCAL):
+        raise PlanError("networking.ipFamily: dual needs the routed network with addresses from blocks")
     if spec.pools and (network == KUBENET or ipam == HOST_LOCAL or spec.programs):
         raise PlanError(
             "Installation: its pools need the routed network with addresses from blocks, and the lab's own API"
@@ -312,6 +311,8 @@ def check_subnet6(pod_subnet6: str, node_count: int) -> None:
         raise PlanError(f"networking.podSubnet: {pod_subnet6!r} is not a subnet in CIDR form ({error})") from None
     if not isinstance(pods, IPv6Network):
         raise PlanError(f"networking.podSubnet: {pod_subnet6}: the second one must be IPv6")
+    if pods.overlaps(IPv6Network(SERVICE_SUBNET6)):
+        raise PlanError(f"networking.podSubnet: {pods} overlaps the IPv6 addresses of Services {SERVICE_SUBNET6}")
     if not NODE_MASK6 - 16 <= pods.prefixlen <= NODE_MASK6 or 2 ** (NODE_MASK6 - pods.prefixlen) < node_count:
         raise PlanError(f"networking.podSubnet: {pods}: give between /48 and /64, with a /64 for each of the nodes")
 

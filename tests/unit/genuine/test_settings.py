@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,17 @@ def test_every_program_that_is_called_is_demanded() -> None:
     ]
     assert {argv[0].rpartition("/")[2] for argv in called} <= set(components.needed(proxy=True))
     assert "kube-proxy" not in components.needed(proxy=False)
+
+
+def test_the_mask_of_each_family_is_said_where_there_are_two() -> None:
+    assert "--node-cidr-mask-size=24" in components.controller_manager(CLUSTER)
+    both = replace(CLUSTER, pod_subnet="10.244.0.0/16,fd00:10:244::/56", node_mask6=64)
+    told = components.controller_manager(both)
+    assert [word for word in told if "cidr" in word and not word.startswith("--allocate")] == [
+        "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+        "--node-cidr-mask-size-ipv4=24",
+        "--node-cidr-mask-size-ipv6=64",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,15 @@ def test_a_plan_of_an_earlier_release_is_read() -> None:
         assert topology.from_dict({**old, "default_cni": cni}).network == network
 
 
+def test_pods_of_both_families() -> None:
+    for programs in ("", "/bin"):
+        assert topology.build(LabSpec(dual=True, programs=programs)).pod_subnet6 == "fd00:10:244::/56"
+        with pytest.raises(PlanError, match="needs the routed network"):
+            topology.build(LabSpec(dual=True, network="kubenet", programs=programs))
+    with pytest.raises(PlanError, match="overlaps the IPv6 addresses of Services"):
+        topology.build(LabSpec(dual=True, pod_subnet="10.244.0.0/16,fd00:10:96::/56"))
+
+
 def test_who_makes_services_work_is_a_choice_of_genuine_kubernetes() -> None:
     assert topology.build(LabSpec()).services == ""
     genuine = topology.build(LabSpec(programs="/bin"))
