@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.host import Lab, lab_in
+from tests.lab.host import PODWIRE, Lab, lab_in
 from tests.lab.kubectl import Kubectl
 
 NAME = "real"
@@ -17,11 +18,10 @@ SECONDS = 120.0
 
 
 def up(lab: Lab, built: Path, *words: str, name: str = NAME, nodes: int = 3) -> str:
-    """`lab up --kubernetes`; what it printed."""
+    """`lab up --kubernetes`; what it printed. `nodes` 0: those that `words` tell of."""
     lab.env["PATH"] = f"{built}:{lab.env['PATH']}"
-    told = lab(
-        "up", "--name", name, "--nodes", str(nodes), "--kubernetes", str(built), "--wait", "150", *words, seconds=240
-    )
+    number = ("--nodes", str(nodes)) if nodes else ()
+    told = lab("up", "--name", name, *number, "--kubernetes", str(built), "--wait", "150", *words, seconds=240)
     return told.stdout + told.stderr
 
 
@@ -31,6 +31,14 @@ def until(what: str, check: Callable[[], bool]) -> None:
     while not check():
         assert time.monotonic() < end, f"not within {SECONDS:.0f} s: {what}"
         time.sleep(0.1)
+
+
+def ipam_check(lab: Lab) -> str:
+    """What `podwire ipam check` says of the cluster: \"nothing found\" when every address is somebody's."""
+    done = subprocess.run(
+        [PODWIRE, "ipam", "check"], env=lab.env, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import pytest
 
 from podwire.kubelet import imagewriter
 from podwire.lab.state import cache_root
-from tests.kubernetes.genuine import NODES, until, up
-from tests.lab.host import PODWIRE, Lab, untouched
+from tests.kubernetes.genuine import NODES, ipam_check, until, up
+from tests.lab.host import Lab, untouched
 from tests.lab.kubectl import Kubectl
 
 pytestmark = pytest.mark.timeout(300)
@@ -176,13 +175,6 @@ def alive(pid: int, started: str) -> bool:
     except OSError:
         return False
     return fields[0] not in "ZX" and fields[19] == started
-
-
-def ipam_check(lab: Lab) -> str:
-    done = subprocess.run(
-        [PODWIRE, "ipam", "check"], env=lab.env, capture_output=True, text=True, check=False, timeout=60
-    )
-    return done.stdout
 
 
 def test_an_archive_is_loaded_into_nodes_that_run(real: Lab, kubectl: Kubectl, tmp_path: Path) -> None:
