@@ -310,7 +310,8 @@ def test_a_pod_that_ends_slowly_keeps_its_address(real: Lab, kubectl: Kubectl) -
     assert own not in {address(kubectl, f"new-{number}") for number in range(3)}
     assert dial(kubectl, "far", own, WEB) == "slow"
     assert "nothing found" in ipam_check(real)
-    kubectl.run("delete", "pod", "slow", "--grace-period=1")
+    kubectl.full("exec", "far", "--", "curl", "-s", "--max-time", "5", f"http://{own}:{WEB}/exit?code=0")
+    until("it is gone", lambda: "slow" not in kubectl.run("get", "pods", "-o", "name"))
     until("its address is free", lambda: not routed(real, HERE, own))
 
 
