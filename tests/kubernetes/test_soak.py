@@ -1,0 +1,124 @@
+"""Nothing is lost while agents, API servers, stores and machines go away. Seconds here; minutes under `make soak`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podwire.kubelet import agentimage
+from podwire.kubelet.debroot import private_root
+from podwire.lab.state import cache_root
+from tests.kubernetes import soak
+from tests.kubernetes.genuine import NAME, NODES, until, up
+from tests.kubernetes.soak import Site
+from tests.kubernetes.test_install_cluster import IMAGES, podwire
+from tests.lab.host import Lab, lab_in
+from tests.lab.kubectl import Kubectl
+
+Harm = Callable[[Site, float], None]
+BRIEF: dict[str, tuple[Harm, float]] = {
+    "agents killed": (soak.kills, 10),
+    "agents restarted": (soak.restarts, 1),
+    "API server away": (soak.outage, 6),
+    "etcd away": (soak.store, 3),
+    "node rebooted": (soak.reboot, 1),
+}
+LONG: dict[str, tuple[Harm, float]] = {
+    "agents killed, long": (soak.kills, 600),
+    "agents restarted, long": (soak.restarts, 180),
+    "API server away, long": (soak.outage, 600),
+    "etcd away, long": (soak.store, 120),
+    "node rebooted, long": (soak.reboot, 180),
+}
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Rows, shown when all is done."""
+    rows: list[str] = []
+    yield rows
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+        print("", soak.HEADER, *rows, sep="\n")
+
+
+@pytest.fixture(scope="module")
+def site(real: Lab) -> Iterator[Site]:
+    real.kubectl("create", "namespace", "soak")
+    until("the namespace's account", lambda: "default" in real.kubectl("-n", "soak", "get", "serviceaccounts"))
+    found = Site(real, NAME, NODES, Kubectl(real.env, "soak"))
+    found.place()
+    yield found
+    real.kubectl("delete", "namespace", "soak", "--wait=false")
+
+
+def held(result: dict[str, Any]) -> None:
+    """The bars: no packet, no connection, no pod."""
+    assert result["pods failed"] == 0, result
+    for name, seen in result["probes"].items():
+        assert seen["datagrams"] > 100 and seen["stream messages"] > 100 and seen["connections"] > 3, (name, result)
+        for count in ("lost", "reset", "stream unanswered", "stream disordered", "connections failed", "refused"):
+            assert seen[count] == 0, (name, count, json.dumps(result))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("series", BRIEF)
+def test_nothing_is_lost(series: str, site: Site, table: list[str]) -> None:
+    harm, seconds = BRIEF[series]
+    result = soak.watched(site, series, harm, seconds)
+    table.append(soak.row(result))
+    held(result)
+
+
+@pytest.mark.timeout(300)
+def test_the_probes_see_what_is_lost(site: Site) -> None:
+    """A bar of zero is worth something when what counts can count: a filter on a node drops and resets for a moment."""
+    rules = (
+        "add table ip harm; add chain ip harm f { type filter hook forward priority 0; }; "
+        "add rule ip harm f udp dport 7007 drop; add rule ip harm f tcp dport 7007 reject with tcp reset"
+    )
+
+    def filtered(site: Site, seconds: float) -> None:
+        site.lab("exec", site.nodes[1], "--", "nft", rules)
+        time.sleep(seconds)
+        site.lab("exec", site.nodes[1], "--", "nft", "delete table ip harm")
+
+    result = soak.watched(site, "filtered", filtered, 1)
+    for seen in result["probes"].values():
+        assert 0 < seen["lost"] < seen["datagrams"] and seen["reset"] > 0 and seen["connections failed"] > 0, result
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("series", LONG)
+def test_nothing_is_lost_for_long(series: str, site: Site, table: list[str]) -> None:
+    harm, seconds = LONG[series]
+    result = soak.watched(site, series, harm, seconds)
+    table.append(soak.row(result))
+    held(result)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_nothing_is_lost_by_another_version(built: Path, tmp_path: Path, table: list[str]) -> None:
+    """Podwire as a DaemonSet: its image changed and changed back, under probes, for five minutes."""
+    with lab_in(tmp_path) as lab:
+        up(lab, built, "--network", "none", name="rolled", nodes=2)
+        cache = cache_root()
+        lab("load", str(agentimage.ensure(cache, IMAGES, private_root(cache))), seconds=180)
+        podwire(lab, "install", "--set", f"image={IMAGES[0]}", "--set", "pull-policy=Never")
+        lab.kubectl("create", "namespace", "soak")
+        until("the namespace's account", lambda: "default" in lab.kubectl("-n", "soak", "get", "serviceaccounts"))
+        site = Site(lab, "rolled", ("rolled-control-plane", "rolled-worker"), Kubectl(lab.env, "soak"))
+        site.ready()
+        site.place()
+        result = soak.watched(site, "DaemonSet rolled", partial(soak.rolled, images=IMAGES), 300)
+        table.append(soak.row(result))
+        held(result)
