@@ -137,6 +137,7 @@ class Asker:
         self.asked_again = 0
         self.opening: dict[socket.socket, float] = {}
         self.reasons: dict[str, int] = {}
+        self.broken = 0.0
         self.stream = self._connect()
 
     def run(self) -> dict[str, object]:
@@ -153,6 +154,7 @@ class Asker:
                 openings = int((now - start) * CONNECTIONS)
                 self.open(now)
             self.expire(now)
+            self.again(now)
             self.hear(max(0.0, start + (ticks + 1) / self.rate - time.monotonic()))
         seconds = time.monotonic() - start
         end = time.monotonic() + PATIENCE
@@ -204,6 +206,8 @@ class Asker:
             except OSError as error:
                 self.refused += 1
                 self._reason("datagram", error)
+        if self.broken:
+            return
         self.messages += 1
         try:
             self.stream.send(_MESSAGE.pack(self.messages, now))
@@ -237,8 +241,8 @@ class Asker:
                 self.gap = max(self.gap, now - self.last)
             self.last = now
 
-    def _connect(self) -> socket.socket:
-        sock = socket.create_connection(self.peer, CONNECT_PATIENCE)
+    def _connect(self, seconds: float = CONNECT_PATIENCE) -> socket.socket:
+        sock = socket.create_connection(self.peer, seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         self.selector.register(sock, selectors.EVENT_READ, self.replies)
@@ -275,13 +279,18 @@ class Asker:
         self.selector.unregister(self.stream)
         self.stream.close()
         self.answered = self.messages
-        while not stopped:
-            try:
-                self.stream = self._connect()
-                return
-            except OSError as again:
-                self._reason("stream again", again)
-                time.sleep(0.1)
+        self.broken = time.monotonic()
+
+    def again(self, now: float) -> None:
+        """Another connection for the one that broke; the datagrams go on meanwhile."""
+        if not self.broken or now - self.broken < 0.1:
+            return
+        self.broken = now
+        try:
+            self.stream = self._connect(0.2)
+            self.broken = 0.0
+        except OSError as error:
+            self._reason("stream again", error)
 
     def _count_retransmitted(self) -> None:
         with contextlib.suppress(OSError):
