@@ -17,9 +17,9 @@ from errno import EEXIST
 
 import msgspec
 
-from podwire.agent import bridgewire, files, guard
+from podwire.agent import bridgewire, files, guard, onrecord
 from podwire.agent import wiring as wire
-from podwire.agent.attachments import BRIDGE, DELETED, READY, WIRING, Attachment, Attachments
+from podwire.agent.attachments import BRIDGE, DELETED, READY, Attachment, Attachments
 from podwire.agent.claimer import Claimer
 from podwire.agent.extras import Extras
 from podwire.agent.files import Files
@@ -266,36 +266,20 @@ class Bridge:
         log.info("detached pod=%s/%s addresses=%s", record.namespace, record.pod, ",".join(record.addresses))
 
     def _orphan(self, request: Request) -> Attachment:
-        """Our state is gone, or ADD never came: what the names lead to is given back."""
         try:
             asked = _asked(request)
             handle = files.handle(request, asked.files) if asked.files else plan.handle(request)
         except CniError:
             handle = plan.handle(request)
-        return Attachment(
-            request.container_id,
-            request.interface,
-            request.network,
-            request.netns,
-            plan.host_name(request),
-            "",
-            0,
-            handle,
-            state=WIRING,
-            role=BRIDGE,
-        )
+        return onrecord.orphan(request, BRIDGE, handle)
 
     # -- CHECK, GC, STATUS ----------------------------------------------------------------------------------------
 
     def check(self, request: Request, inner: int) -> None:
-        if request.previous is None:
-            raise CniError(spec.BAD_CONFIG, "CHECK needs prevResult")
-        record = self._records.get((request.container_id, request.interface, ""))
-        if record is None or record.state != READY:
-            raise CniError(spec.UNKNOWN_CONTAINER, "no such attachment", f"{request.container_id} {request.interface}")
+        record, previous = onrecord.to_check(self._records, request)
         asked = _asked(request)
         faults = self._faults(asked, record, inner)
-        told = [address.address.partition("/")[0] for address in request.previous.ips]
+        told = [address.address.partition("/")[0] for address in previous.ips]
         if missing := [address for address in record.addresses if address not in told]:
             faults.append(f"prevResult has {', '.join(told) or 'no address'}, the attachment {', '.join(missing)}")
         if asked.files is not None:

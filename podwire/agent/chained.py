@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from podwire.agent import guard
+from podwire.agent import guard, onrecord
 from podwire.agent.admission import Admission, speaker_of
 from podwire.agent.attachments import CHAINED, DELETED, READY, Attachment, Attachments
 from podwire.agent.extras import Extras
@@ -140,16 +140,12 @@ class Chained:
         self._reaper.add(record.key)
 
     def check(self, request: Request, inner: int) -> None:
-        if request.previous is None:
-            raise CniError(spec.BAD_CONFIG, "CHECK needs prevResult")
-        record = self._records.get((request.container_id, request.interface, ""))
-        if record is None or record.state != READY:
-            raise CniError(spec.UNKNOWN_CONTAINER, "no such attachment", f"{request.container_id} {request.interface}")
+        record, previous = onrecord.to_check(self._records, request)
         host, pod = self._ends(request, inner)
         faults = []
         if (host.name, pod.mac) != (record.host_name, record.pod_mac):
             faults.append(f"the pair is {host.name} and {pod.mac} now, was {record.host_name} and {record.pod_mac}")
-        told = _addresses(request.previous, request)
+        told = _addresses(previous, request)
         if set(told) != set(record.addresses):
             faults.append(f"prevResult has {', '.join(told) or 'no address'}, admitted {', '.join(record.addresses)}")
         faults += self._extras.faults(record)

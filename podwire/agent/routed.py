@@ -16,10 +16,10 @@ from dataclasses import replace
 
 import msgspec
 
-from podwire.agent import files
+from podwire.agent import files, onrecord
 from podwire.agent import wiring as wire
 from podwire.agent.admission import Admission, speaker_of
-from podwire.agent.attachments import DELETED, READY, WIRING, Attachment, Attachments
+from podwire.agent.attachments import DELETED, READY, ROUTED, Attachment, Attachments
 from podwire.agent.claimer import CLAIM_SECONDS, Claimer, Pending
 from podwire.agent.extras import Extras
 from podwire.agent.files import Files
@@ -31,7 +31,6 @@ from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.cni import asked, capabilities, plan, spec
 from podwire.cni.asked import Asked, Features
-from podwire.cni.capabilities import Bandwidth
 from podwire.cni.plan import Wiring
 from podwire.cni.spec import CniError, Request, Result
 from podwire.ipam.hostranges import Plan, parse_address
@@ -260,29 +259,14 @@ class Routed:
             handle = self._handle(request)
         except CniError:
             handle = plan.handle(request)
-        return Attachment(
-            request.container_id,
-            request.interface,
-            request.network,
-            request.netns,
-            plan.host_name(request),
-            "",
-            0,
-            handle,
-            state=WIRING,
-            limits=Bandwidth(),
-        )
+        return onrecord.orphan(request, ROUTED, handle)
 
     # -- CHECK ----------------------------------------------------------------------------------------------------
 
     def check(self, request: Request, inner: int) -> None:
-        if request.previous is None:
-            raise CniError(spec.BAD_CONFIG, "CHECK needs prevResult")
-        record = self._records.get((request.container_id, request.interface, ""))
-        if record is None or record.state != READY:
-            raise CniError(spec.UNKNOWN_CONTAINER, "no such attachment", f"{request.container_id} {request.interface}")
+        record, previous = onrecord.to_check(self._records, request)
         faults = self._faults(record, inner)
-        told = [address.address.partition("/")[0] for address in request.previous.ips]
+        told = [address.address.partition("/")[0] for address in previous.ips]
         if missing := [address for address in record.addresses if address not in told]:
             faults.append(f"prevResult has {', '.join(told) or 'no address'}, the attachment {', '.join(missing)}")
         if faults:

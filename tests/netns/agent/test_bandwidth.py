@@ -8,6 +8,12 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
+from tests.netns.agent.onbridge import shape
+
+__all__ = ["shape"]  # a fixture
+
 RATE = 16_000_000
 SIZE = 2_000_000  # bytes: a second at the rate
 LIMITS = {"ingressRate": RATE, "ingressBurst": 800_000, "egressRate": RATE, "egressBurst": 800_000}
@@ -75,6 +81,20 @@ def test_limits_outlive_the_agent(world: Any, tools: Any) -> None:
     pod.call("DEL")  # kept by the shim
     one.start()
     tools.until("no ifb is left", lambda: ifbs(one) == [])
+
+
+@pytest.mark.parametrize("wiring", ["routed", "bridge"])
+def test_a_del_without_a_record_leaves_no_ifb(world: Any, tools: Any, shape: dict[str, Any], wiring: str) -> None:
+    node = world.nodes[0]
+    config = shape if wiring == "bridge" else {}
+    pod = node.pod("slow").add(**config, **asking(**LIMITS))
+    assert len(ifbs(node)) == 1
+    node.stop()
+    for file in (node.folder / "state" / "attachments").glob("*.json"):
+        file.unlink()
+    node.start()
+    assert pod.call("DEL", **config, **asking(**LIMITS)) == (0, "")
+    tools.until("no ifb is left", lambda: ifbs(node) == [])
 
 
 def test_bandwidth_behind_another_plugin(world: Any) -> None:
