@@ -209,9 +209,10 @@ async def opened(lab: Session) -> AsyncIterator[Site]:
 
 
 async def _objects_of_ours(found: Site) -> None:
-    for gvr, obj in firstobjects.wanted(firstobjects.First("", {}, {})):
+    pool = default_pool(POD_SUBNET, 24)
+    for gvr, obj in firstobjects.wanted(firstobjects.First("", (pool,), {})):
         await firstobjects.ensure(found.client, gvr, obj)
-    await firstobjects.ensure(found.client, IPPOOLS, default_pool(POD_SUBNET, 24))
+    await firstobjects.ensure(found.client, IPPOOLS, pool)
     node = await found.client.get(NODES, found.ours)
     address = next(one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP")
     shim = build.build(cache_root()).read_bytes()

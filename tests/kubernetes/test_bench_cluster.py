@@ -8,6 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from podwire.lab.state import cache_root
 from tests.lab.host import PODWIRE, writers
 
@@ -23,6 +25,7 @@ NAMES = {
 }
 
 
+@pytest.mark.timeout(600)
 def test_bench_cluster_measures(built: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="b.") as name:  # a short one: sockets are below it
         folder = Path(name)
