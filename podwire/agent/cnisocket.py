@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from podwire.agent import listening
 from podwire.cni.errors import DECODE_FAILURE, INTERNAL, CniError
 
 log = logging.getLogger(__name__)
@@ -109,19 +110,8 @@ class CniSocket:
 
     def start(self) -> None:
         """Bind and listen; a socket left by a former agent is replaced in one step. Raises OSError."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(os.fspath(temporary))
-            temporary.chmod(0o600)
-            listener.listen(512)
-            listener.setblocking(False)
-            temporary.rename(self._path)
-        except OSError:
-            listener.close()
-            raise
+        listener = listening.listen(self._path, 512)
+        listener.setblocking(False)
         self._listener = listener
         self._wake = socket.socketpair()
         self._thread = threading.Thread(

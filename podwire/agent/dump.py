@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from podwire.agent import process, redact
+from podwire.agent import listening, process, redact
 from podwire.agent.attachments import Attachments
 from podwire.agent.config import AgentConfig
 from podwire.agent.datapath import NodeDatapath
@@ -176,27 +176,10 @@ async def listen(parts: Parts) -> Server | None:
             return Response(body=await document(parts), content_type="application/json")
 
     try:
-        return await serve(answer, [_listener(socket_of(parts.config))])
+        return await serve(answer, [listening.listen(socket_of(parts.config), 4)])
     except OSError as error:
         log.warning("debug socket not opened path=%s error=%s", socket_of(parts.config), error)
         return None
-
-
-def _listener(path: Path) -> socket.socket:
-    """In the place of one that a former agent left. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(os.fspath(temporary))
-        temporary.chmod(0o600)
-        listener.listen(4)
-        temporary.rename(path)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def fetch(path: Path, seconds: float = 60.0) -> bytes:

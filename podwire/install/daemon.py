@@ -91,16 +91,7 @@ def _controller(options: Options, labels: dict[str, str], mark: str) -> Object:
         "imagePullPolicy": options.pull_policy,
         "command": ["podwire", "controller"],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": {
-            "runAsUser": 65534,
-            "runAsGroup": 65534,
-            "runAsNonRoot": True,
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _confined({"runAsUser": 65534, "runAsGroup": 65534, "runAsNonRoot": True}),
         "volumeMounts": [{"name": "settings", "mountPath": "/etc/podwire", "readOnly": True}],
     }
     spec = {
@@ -164,18 +155,23 @@ def _container(options: Options, mounts: list[Object]) -> Object:
             {"name": "PODWIRE_NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
         ],
         "resources": {"requests": {"cpu": "50m", "memory": "80Mi"}, "limits": {"memory": "512Mi"}},
-        "securityContext": {
-            "runAsUser": 0,
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-            "capabilities": {"drop": ["ALL"], "add": list(CAPABILITIES)},
-        },
+        "securityContext": _confined({"runAsUser": 0}, {"add": list(CAPABILITIES)}),
         "livenessProbe": _probe("/livez", period=10, failures=6),
         "readinessProbe": _probe("/readyz", period=5, failures=2),
         "startupProbe": _probe("/livez", period=1, failures=60),
         "volumeMounts": mounts,
+    }
+
+
+def _confined(user: Object, capabilities: Object | None = None) -> Object:
+    """The least that a container can run with, beside what it must have."""
+    return {
+        **user,
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "capabilities": {"drop": ["ALL"], **(capabilities or {})},
     }
 
 
@@ -193,14 +189,7 @@ def cleaner(options: Options, labels: dict[str, str]) -> Object:
         "image": options.image,
         "imagePullPolicy": options.pull_policy,
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-        "securityContext": {
-            "runAsUser": 0,
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _confined({"runAsUser": 0}),
         "volumeMounts": [{"name": name, "mountPath": path} for name, path, *_ in places],
     }
     remove = ["podwire", "cni", "uninstall", "--force"]

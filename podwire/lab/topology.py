@@ -305,10 +305,7 @@ def check_subnets(pod_subnet: str, service_subnet: str, node_mask: int, node_cou
 
 def check_subnet6(pod_subnet6: str, node_count: int) -> None:
     """Raise PlanError for a subnet of the second family that is malformed or has no /64 for every node."""
-    try:
-        pods = ip_network(pod_subnet6)
-    except ValueError as error:
-        raise PlanError(f"networking.podSubnet: {pod_subnet6!r} is not a subnet in CIDR form ({error})") from None
+    pods = _subnet("networking.podSubnet", pod_subnet6)
     if not isinstance(pods, IPv6Network):
         raise PlanError(f"networking.podSubnet: {pod_subnet6}: the second one must be IPv6")
     if pods.overlaps(IPv6Network(SERVICE_SUBNET6)):
@@ -318,13 +315,17 @@ def check_subnet6(pod_subnet6: str, node_count: int) -> None:
 
 
 def _network(key: str, text: str) -> IPv4Network:
-    try:
-        network = ip_network(text)
-    except ValueError as error:
-        raise PlanError(f"{key}: {text!r} is not a subnet in CIDR form ({error})") from None
+    network = _subnet(key, text)
     if not isinstance(network, IPv4Network):
         raise PlanError(f"{key}: {text}: only ipv4 works so far")
     return network
+
+
+def _subnet(key: str, text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise PlanError(f"{key}: {text!r} is not a subnet in CIDR form ({error})") from None
 
 
 def _check_ports(nodes: tuple[NodePlan, ...]) -> None:

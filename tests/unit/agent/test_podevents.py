@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from podwire.agent.attachments import BRIDGE, CHAINED, IPAM, READY, ROUTED, Attachment
 from podwire.agent.podevents import UnreadAnnotations, unread
 from podwire.agent.pods import Pods
-from podwire.agent.turns import Turns
 from podwire.kube.fake import FakeApi
 from podwire.model.gvr import EVENTS, PODS
 
@@ -44,17 +42,6 @@ def test_what_a_wiring_passes_over(attached: Attachment, annotations: dict[str, 
     assert found.keys() == told.keys()
     for name, text in found.items():
         assert name in text and told[name] in text and "remove it, or" in text
-
-
-@pytest.fixture
-async def pods() -> AsyncIterator[tuple[FakeApi, Pods]]:
-    api = FakeApi()
-    watched = Pods(api, "n1", Turns())
-    running = asyncio.create_task(watched.run())
-    yield api, watched
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await api.close()
 
 
 async def make(api: FakeApi, watched: Pods, annotations: dict[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from podwire.agent.attachments import READY, Attachment
 from podwire.agent.podmarks import CONTAINER_ID, POD_IP, POD_IPS, PodMarks, by_pod, wanted
 from podwire.agent.pods import Pods
-from podwire.agent.turns import Turns
 from podwire.kube.fake import FakeApi
 from podwire.model.api import ApiError
 from podwire.model.gvr import PODS
@@ -45,17 +43,6 @@ def test_what_is_changed(annotations: dict[str, str], attached: Attachment | Non
 def test_only_first_interfaces_that_we_wired_count() -> None:
     others = [record("a", interface="net1"), record("b", role="podwire-ipam"), record("", pod_mac="x")]
     assert by_pod([*others, BOTH]) == {("d", "web"): [BOTH]}
-
-
-@pytest.fixture
-async def pods() -> AsyncIterator[tuple[FakeApi, Pods]]:
-    api = FakeApi()
-    watched = Pods(api, "n1", Turns())
-    running = asyncio.create_task(watched.run())
-    yield api, watched
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await api.close()
 
 
 async def known(watched: Pods, name: str, annotation: str = "", value: str = "") -> None:
