@@ -37,13 +37,15 @@ def source() -> Path:
     return checkout if checkout.exists() else package / "podwire-shim.c"
 
 
-def build(cache: Path) -> Path:
-    """Path of an up-to-date shim under `cache`/bin, compiled when the source changed. Raises ShimError."""
+def build(cache: Path, page: Path | None = None) -> Path:
+    """Path of an up-to-date shim under `cache`/bin, compiled when the source (or `page`, another version's) changed.
+    Raises ShimError."""
+    page = page or source()
     target = cache / "bin" / NAME
     stamp = cache / "bin" / f".{NAME}.digest"
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    compiler = found if source().exists() else None
-    text = source().read_bytes() if compiler else fallback().encode()
+    compiler = found if page.exists() else None
+    text = page.read_bytes() if compiler else fallback().encode()
     digest = hashlib.sha256(text + repr((compiler, _FLAGS, _MANNERS)).encode()).hexdigest()
     if target.exists() and stamp.exists() and stamp.read_text() == digest:
         return target

@@ -41,11 +41,15 @@ _START = "#!/{home}/bin/python3 -P\nimport sys\n\nfrom podwire.cli.main import m
 _FORMAT = "1"
 
 
-def ensure(cache: Path, names: Iterable[str], root: Path | None = None) -> Path:
+def ensure(cache: Path, names: Iterable[str], root: Path | None = None, checkout: Path | None = None) -> Path:
     """The archive with the image under `names`, made where it is not in the cache; nft is `root`'s, or else the host's.
-    An archive of other content is removed. Raises ImageError, ShimError, OSError."""
+    An archive of other content is removed. Package and shim are those of `checkout`, a folder with another version, or
+    else of this one. Raises ImageError, ShimError, OSError."""
     names = tuple(names)
     sources = _sources()
+    if checkout is not None:
+        sources["podwire"] = checkout / "podwire"
+    shim = build(cache, checkout / "shim/podwire-shim.c" if checkout is not None else None)
     place = cache / "agent-image" / f"agent-{_key(names, sources, root)}.tar"
     if place.is_file():
         return place
@@ -56,7 +60,7 @@ def ensure(cache: Path, names: Iterable[str], root: Path | None = None) -> Path:
             _copy(source, tree / HOME / _library() / "site-packages" / name)
         _compile(tree)
         _programs(tree, root)
-        _put(tree, SHIM, build(cache).read_bytes(), 0o755)
+        _put(tree, SHIM, shim.read_bytes(), 0o755)
         _put(tree, "usr/bin/podwire", _START.format(home=HOME).encode(), 0o755)
         _put(tree, "etc/passwd", b"root:x:0:0:root:/:/sbin/nologin\n", 0o644)
         for path in _FOLDERS:

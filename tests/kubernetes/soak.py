@@ -15,15 +15,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from podwire.lab import processes
 from podwire.lab.state import LabState
-from tests.kubernetes.genuine import until
-from tests.lab.host import PODWIRE, Lab
+from tests.kubernetes.genuine import ipam_check, until
+from tests.lab.host import Lab
 from tests.lab.kubectl import Kubectl
 
 RATE = 1000
@@ -238,6 +240,18 @@ def rolled(site: Site, seconds: float, images: tuple[str, str]) -> None:
     site.counts |= {"rollouts": rollouts, **churn.finish()}
 
 
+def versions(site: Site, seconds: float, installs: Sequence[Callable[[], object]]) -> None:
+    """One `podwire install` after the other, each of another version: upgrades and downgrades for that long."""
+    churn = Churn(site, site.nodes)
+    churn.start()
+    installed, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end or not installed:
+        for install in installs:
+            install()
+            installed += 1
+    site.counts |= {"installs": installed, **churn.finish()}
+
+
 def outage(site: Site, seconds: float) -> None:
     """kube-apiserver killed as often as it returns, for a third of the time; then stopped (it holds its connections and
     says nothing). Pods that were just asked for when it went must start when it is back."""
@@ -313,10 +327,10 @@ def reboot(site: Site, seconds: float) -> None:
 
 
 def addresses_agree(site: Site) -> bool:
-    done = subprocess.run(
-        [PODWIRE, "ipam", "check"], env=site.lab.env, capture_output=True, text=True, check=False, timeout=60
-    )
-    return "nothing found" in done.stdout
+    """What is found otherwise is among the counts."""
+    found = ipam_check(site.lab)
+    site.counts["addresses"] = found
+    return "nothing found" in found
 
 
 def watched(site: Site, series: str, harm: Callable[[Site, float], None], seconds: float) -> dict[str, Any]:
@@ -330,6 +344,7 @@ def watched(site: Site, series: str, harm: Callable[[Site, float], None], second
         site.ready()
         time.sleep(1)
     until("no address is left over, and none is missing", lambda: addresses_agree(site))
+    del site.counts["addresses"]
     result = {"series": series, "harm for s": seconds, **site.counts, "probes": seen}
     folder = _ROOT / "build/soak"
     folder.mkdir(parents=True, exist_ok=True)
@@ -359,3 +374,22 @@ HEADER = (
     "| series | under probes | datagrams | a second and pair | lost | stream messages | resets | new connections "
     "| failed | pods | failed | sandboxes retried | slowest echo ms | slowest connection ms |\n" + "|---" * 14 + "|"
 )
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Rows, shown when all is done."""
+    rows: list[str] = []
+    yield rows
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+        print("", HEADER, *rows, sep="\n")
+
+
+def held(result: dict[str, Any]) -> None:
+    """The bars: no packet, no connection, no pod."""
+    assert result["pods failed"] == 0, result
+    for name, seen in result["probes"].items():
+        assert seen["datagrams"] > 100 and seen["stream messages"] > 100 and seen["connections"] > 3, (name, result)
+        for count in ("lost", "reset", "stream unanswered", "stream disordered", "connections failed", "refused"):
+            assert seen[count] == 0, (name, count, json.dumps(result))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,18 @@ import pytest
 from podwire.kubelet import agentimage
 from podwire.kubelet.debroot import private_root
 from podwire.lab.state import cache_root
+from tests.kubernetes import soak
 from tests.kubernetes.genuine import until, up
+from tests.kubernetes.soak import Site, held, table
+from tests.kubernetes.versions import Version, earlier
 from tests.lab.host import PODWIRE, Lab, lab_in
+from tests.lab.kubectl import Kubectl
+
+__all__ = ["table"]
 
 NAME = "installed"
 NODES = (f"{NAME}-control-plane", f"{NAME}-worker")
-IMAGES = ("docker.io/podwire/podwire:test-a", "docker.io/podwire/podwire:test-b")
+THIS, EARLIER = "docker.io/podwire/podwire:this", "docker.io/podwire/podwire:earlier"
 FLANNEL = {
     "name": "cbr0",
     "cniVersion": "1.0.0",
@@ -35,16 +42,23 @@ FLANNEL = {
 
 
 @pytest.fixture(scope="module")
-def lab(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def former(tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """Another version, whose tables, records and shim differ."""
+    return earlier(tmp_path_factory.mktemp("former"))
+
+
+@pytest.fixture(scope="module")
+def lab(built: Path, former: Version, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Two nodes that ran another network: its configuration is still there."""
     with lab_in(tmp_path_factory.mktemp("installed")) as found:
         up(found, built, "--network", "none", name=NAME, nodes=2)
         cache = cache_root()
-        found("load", str(agentimage.ensure(cache, IMAGES, private_root(cache))), seconds=120)
+        for archive in (agentimage.ensure(cache, (THIS,), private_root(cache)), former.image(EARLIER)):
+            found("load", str(archive), seconds=120)
         for node in NODES:
             write = "mkdir -p /etc/cni/net.d; cat > /etc/cni/net.d/10-flannel.conflist"
             found("exec", "-i", node, "--", "sh", "-c", write, stdin=json.dumps(FLANNEL))
-        podwire(found, "install", "--set", f"image={IMAGES[0]}", "--set", "pull-policy=Never")
+        podwire(found, "install", "--set", f"image={THIS}", "--set", "pull-policy=Never")
         yield found
 
 
@@ -73,28 +87,42 @@ def test_the_former_network_made_way(lab: Lab) -> None:
     until("every node is Ready", lambda: ready(lab))
 
 
-def test_pods_reach_each_other_and_a_new_version_loses_no_packet(lab: Lab) -> None:
-    for name, node in zip(("a", "b"), NODES, strict=True):
-        place = {"spec": {"nodeName": node, "tolerations": [{"operator": "Exists"}]}}
-        lab.kubectl("run", name, "--image=nicolaka/netshoot", "--overrides", json.dumps(place), "--", "sleep", "3600")
-    lab.kubectl("wait", "--for=condition=Ready", "pod/a", "pod/b", "--timeout=60s")
+def upgrade(site: Site) -> None:
+    """To this version; a new pod works."""
+    said = podwire(site.lab, "install", "--set", f"image={THIS}", "--set", "pull-policy=Never")
+    assert "Podwire runs on 2 nodes" in said
+    _new_pod(site)
+
+
+def downgrade(site: Site, former: Version) -> None:
+    """To the other version, by its own command."""
+    former.podwire(site.lab.env, "install", "--set", f"image={EARLIER}", "--set", "pull-policy=Never")
+    _new_pod(site)
+
+
+def _new_pod(site: Site) -> None:
+    """A pod that starts now reaches one on another node that started before, and is reached."""
+    name = f"fresh-{time.monotonic_ns()}"
+    site.kubectl.run("create", "-f", "-", stdin=json.dumps(soak.sleeper(name, site.nodes[1])))
+    site.kubectl.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=100s", seconds=110)
+    site.kubectl.run("exec", name, "--", "ping", "-c", "1", "-W", "10", site.pods["far"])
+    site.kubectl.run("delete", "pod", name, "--wait=false")
+
+
+@pytest.mark.timeout(400)
+def test_pods_reach_each_other_and_another_version_loses_no_packet(lab: Lab, former: Version, table: list[str]) -> None:
+    """Down to a version with other tables, records and shim, and up again; `make soak` has the long form."""
+    lab.kubectl("create", "namespace", "soak")
+    until("the namespace's account", lambda: "default" in lab.kubectl("-n", "soak", "get", "serviceaccounts"))
+    site = Site(lab, NAME, NODES, Kubectl(lab.env, "soak"))
+    site.place()
     lab.kubectl(
         "-n", "kube-system", "wait", "--for=condition=Available", "deployment/podwire-controller", "--timeout=60s"
     )
-    address = lab.kubectl("get", "pod", "b", "-o", "jsonpath={.status.podIP}")
-    words = ["kubectl", "exec", "a", "--", "sh", "-c", f"echo started; exec ping -i 0.01 -q -w 600 {address}"]
-    with subprocess.Popen(words, env=lab.env, stdout=subprocess.PIPE, text=True) as ping:
-        try:
-            assert ping.stdout is not None and ping.stdout.readline() == "started\n"
-            for image in (IMAGES[1], IMAGES[0]):  # up, and back again
-                said = podwire(lab, "install", "--set", f"image={image}", "--set", "pull-policy=Never")
-                assert "Podwire runs on 2 nodes" in said
-            lab.kubectl("exec", "a", "--", "pkill", "-INT", "ping")
-            said = ping.stdout.read()
-        finally:
-            ping.kill()
-    sent, received = re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0]
-    assert int(sent) == int(received) > 100, said
+    harm = partial(soak.versions, installs=(partial(downgrade, site, former), partial(upgrade, site)))
+    result = soak.watched(site, f"down to {former.told} and up again", harm, 1)
+    table.append(soak.row(result))
+    held(result)
 
 
 def test_another_networks_agents_are_told_apart(lab: Lab) -> None:
@@ -133,5 +161,5 @@ def test_uninstall_puts_the_former_network_back(lab: Lab) -> None:
     left = lab.kubectl("get", "clusterroles,clusterrolebindings,validatingadmissionpolicies", "-o", "name")
     assert "podwire" not in left
     assert lab.kubectl("get", "ippools", "-o", "name").strip() == "ippool.projectcalico.org/default-ipv4-ippool"
-    address = lab.kubectl("get", "pod", "b", "-o", "jsonpath={.status.podIP}")
-    assert " 0% packet loss" in lab.kubectl("exec", "a", "--", "ping", "-c", "3", "-i", "0.1", address)
+    address = lab.kubectl("-n", "soak", "get", "pod", "here", "-o", "jsonpath={.status.podIP}")
+    lab.kubectl("-n", "soak", "exec", "far", "--", "ping", "-c", "3", "-W", "10", address)

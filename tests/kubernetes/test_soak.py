@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,11 +14,14 @@ from podwire.kubelet.debroot import private_root
 from podwire.lab.state import cache_root
 from tests.kubernetes import soak
 from tests.kubernetes.genuine import NAME, NODES, until, up
-from tests.kubernetes.soak import Site
-from tests.kubernetes.test_install_cluster import IMAGES, podwire
+from tests.kubernetes.soak import Site, held, table
+from tests.kubernetes.test_install_cluster import podwire
 from tests.lab.host import Lab, lab_in
 from tests.lab.kubectl import Kubectl
 
+__all__ = ["table"]
+
+IMAGES = ("docker.io/podwire/podwire:test-a", "docker.io/podwire/podwire:test-b")
 Harm = Callable[[Site, float], None]
 BRIEF: dict[str, tuple[Harm, float]] = {
     "agents killed": (soak.kills, 10),
@@ -40,16 +40,6 @@ LONG: dict[str, tuple[Harm, float]] = {
 
 
 @pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Rows, shown when all is done."""
-    rows: list[str] = []
-    yield rows
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
-        print("", soak.HEADER, *rows, sep="\n")
-
-
-@pytest.fixture(scope="module")
 def site(real: Lab) -> Iterator[Site]:
     real.kubectl("create", "namespace", "soak")
     until("the namespace's account", lambda: "default" in real.kubectl("-n", "soak", "get", "serviceaccounts"))
@@ -57,15 +47,6 @@ def site(real: Lab) -> Iterator[Site]:
     found.place()
     yield found
     real.kubectl("delete", "namespace", "soak", "--wait=false")
-
-
-def held(result: dict[str, Any]) -> None:
-    """The bars: no packet, no connection, no pod."""
-    assert result["pods failed"] == 0, result
-    for name, seen in result["probes"].items():
-        assert seen["datagrams"] > 100 and seen["stream messages"] > 100 and seen["connections"] > 3, (name, result)
-        for count in ("lost", "reset", "stream unanswered", "stream disordered", "connections failed", "refused"):
-            assert seen[count] == 0, (name, count, json.dumps(result))
 
 
 @pytest.mark.timeout(300)
