@@ -6,13 +6,14 @@ port? `calc` makes them, `render` writes them as elements, `judge` below says wh
 
 A table is a row of stages. The first stage with a row for the packet decides; within a stage the narrowest row does:
 one port before a range, a range before the whole protocol, that before any protocol. The rows of a stage that is not
-*classed* hold for every class, so that a rule for anybody is one row, not one for each class.
+*classed* hold for every class, so that a rule for anybody is one row, not one for each class. A row may also send the
+packet onward to a later stage: so a Pass, a Log or a hole in a wider row costs one row, not all that lies behind it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from podwire.model.policy import Direction, PolicyKey
@@ -41,11 +42,13 @@ class RuleRef:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`logs` are the Log rules passed on the way, first to last."""
+    """`logs` are the Log rules passed on the way, first to last. With `onward` nothing is decided yet: what passes is
+    logged, and the stage of that number goes on (the number of stages: the table's default); `allow` says nothing."""
 
     allow: bool
     rule: RuleRef
     logs: tuple[RuleRef, ...] = ()
+    onward: int | None = None
 
 
 class Match(NamedTuple):
@@ -134,10 +137,15 @@ def judge(
     for first, last, other in table.by_source_port:
         if source_port is not None and first <= source_port <= last:
             return judge(tables, other, peer, protocol, port)
-    for stage in table.stages:
-        if found := _narrowest(stage, peer if stage.classed else UNKNOWN, protocol, port):
-            return found
-    return table.default
+    at, logs = 0, tuple[RuleRef, ...]()
+    while at < len(table.stages):
+        stage = table.stages[at]
+        found = _narrowest(stage, peer if stage.classed else UNKNOWN, protocol, port)
+        if found and found.onward is None:
+            return replace(found, logs=logs + found.logs) if logs else found
+        logs += found.logs if found else ()
+        at = at + 1 if found is None or found.onward is None else found.onward
+    return replace(table.default, logs=logs + table.default.logs) if logs else table.default
 
 
 def _narrowest(stage: Stage, peer: int, protocol: int, port: int) -> Decision | None:

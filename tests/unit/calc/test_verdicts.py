@@ -64,6 +64,19 @@ def test_source_ports_lead_to_another_table() -> None:
     assert judge(TABLES, 2, 7, TCP, 85, source_port=1024) is END
 
 
+def test_a_row_may_log_and_send_onward() -> None:
+    log = RuleRef(KEY, "ingress[7]")
+    stages = (
+        Stage(True, {Match(7, TCP): YES, Match(7, TCP, 80, 80): Decision(False, log, (log,), onward=2)}),
+        Stage(False, {Match(UNKNOWN, TCP, 80, 80): YES}),
+        Stage(False, {Match(UNKNOWN, TCP, 80, 80): Decision(False, RuleRef(KEY, "x"), (), onward=3)}),
+    )
+    tables = {1: Table(Direction.INGRESS, stages, END)}
+    assert judge(tables, 1, 7, TCP, 80) == Decision(False, END.rule, (log,))
+    assert judge(tables, 1, 7, TCP, 81) is YES
+    assert judge(tables, 1, 8, TCP, 80) is YES
+
+
 @pytest.mark.parametrize(
     "address, number", [("10.0.0.1", 3), ("10.0.0.2", 4), ("11.0.0.0", UNKNOWN), ("::a00:2", UNKNOWN)]
 )
