@@ -9,7 +9,8 @@ from typing import Any
 
 from podwire.kubelet.downward import FieldError, NodeFacts, field_value, resource_value
 
-_NAME = re.compile(r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
+_NAME = re.compile(r"^[ -<>-~]+$")
+"""Printable ASCII but `=`, since Kubernetes 1.34 (RelaxedEnvironmentVariableValidation)."""
 
 
 class EnvError(ValueError):

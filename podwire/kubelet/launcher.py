@@ -99,12 +99,12 @@ async def launch(context: Context, pod: Object, slot: Slot, sandbox: Sandbox, im
         raise StartProblem("CreateContainerConfigError", str(error)) from error
     except (RuntimeFailure, OSError) as error:
         raise StartProblem("CreateContainerError", str(error)) from error
-    context.tell(pod, "Normal", "Created", f"Created container: {slot.name}", slot.name, slot.init)
+    context.tell(pod, "Normal", "Created", "Container created", slot.name, slot.init)
     try:
         container = await context.runtime.start(record, launch)
     except RuntimeFailure as error:
         raise StartProblem("RunContainerError", str(error)) from error
-    context.tell(pod, "Normal", "Started", f"Started container {slot.name}", slot.name, slot.init)
+    context.tell(pod, "Normal", "Started", "Container started", slot.name, slot.init)
     return container
 
 

@@ -81,9 +81,14 @@ def on_node(kubectl: Kubectl, node: str, script: str) -> str:
     return done.stdout
 
 
+def genuine() -> bool:
+    """Whether these tests' labs are of genuine Kubernetes."""
+    return bool(os.environ.get("PODWIRE_KUBERNETES"))
+
+
 def runc_root() -> str:
     """Where a node's runtime keeps what runc knows of its containers."""
-    return "/run/containerd/runc/k8s.io" if os.environ.get("PODWIRE_KUBERNETES") else "/run/podwire-kubelet/runc"
+    return "/run/containerd/runc/k8s.io" if genuine() else "/run/podwire-kubelet/runc"
 
 
 @contextlib.contextmanager

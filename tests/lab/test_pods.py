@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kubectl import Kubectl, eventually, lab
-from pods import Object, ended, events, namespace, on_node, part, pod, ready, shell, shown
+from pods import Object, ended, events, genuine, namespace, on_node, part, pod, ready, shell, shown
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -272,7 +272,10 @@ def test_a_crash_loop_backs_off(cluster: Kubectl) -> None:
 
     def between_runs() -> tuple[Object, list[int]] | None:
         before = status_of(cluster, "crash")
-        runs = [int(cluster.run("logs", "crash", *more).split()[1]) for more in (["--previous"], [])]
+        logs = [cluster.run("logs", "crash", *more).split() for more in (["--previous"], [])]
+        if any(words[0] != "run" for words in logs):  # of a container that is just being removed
+            return None
+        runs = [int(words[1]) for words in logs]
         waiting = before["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
         return (before, runs) if waiting and status_of(cluster, "crash") == before else None
 
@@ -296,7 +299,9 @@ def test_another_image_restarts_the_container(kubectl: Kubectl) -> None:
     kubectl.run("set", "image", "pod/web", "web=nginx:1.28")
     eventually(lambda: status_of(kubectl, "web").get("restartCount") == 1)
     ready(kubectl, "web")
-    assert status_of(kubectl, "web")["image"].endswith("nginx:1.28")
+    if not genuine():  # containerd says any of the names that this content has, and all stand-ins of nginx are one
+        assert status_of(kubectl, "web")["image"].endswith("nginx:1.28")
+    assert kubectl.object("pod", "web")["spec"]["containers"][0]["image"] == "nginx:1.28"
     assert kubectl.object("pod", "web")["status"]["podIP"] == before["podIP"]
     eventually(lambda: "Container web definition changed, will be restarted" in events(kubectl, "web", "Killing"))
 
@@ -304,7 +309,7 @@ def test_another_image_restarts_the_container(kubectl: Kubectl) -> None:
 def test_a_deletion_does_not_wait_for_post_start(kubectl: Kubectl) -> None:
     hook = {"postStart": {"exec": {"command": ["sleep", "100"]}}}
     kubectl.apply(pod("hooked", container={"lifecycle": hook}))
-    eventually(lambda: "Started container hooked" in events(kubectl, "hooked"))
+    eventually(lambda: "Container started" in events(kubectl, "hooked"))
     kubectl.run("delete", "pod", "hooked", seconds=25)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kubectl import Kubectl, eventually, lab
-from pods import Object, ended, events, namespace, on_node, output, part, pod, ready, shell, shown
+from pods import Object, ended, events, genuine, namespace, on_node, output, part, pod, ready, shell, shown
 
 pytestmark = pytest.mark.timeout(240)
 NODES = ("settings-control-plane", "settings-worker", "settings-worker2")
@@ -169,7 +169,7 @@ def test_images(kubectl: Kubectl) -> None:
     eventually(lambda: shown(kubectl, "odd") == "ImagePullBackOff")
     told = events(kubectl, "odd")
     assert 'Failed to pull image "example.org/never/heard:1"' in told and "Error: ErrImagePull" in told
-    assert "podwire lab load" in told
+    assert genuine() or "podwire lab load" in told
     eventually(lambda: 'Back-off pulling image "example.org/never/heard:1"' in events(kubectl, "odd", "BackOff"))
     eventually(lambda: shown(kubectl, "never") == "ErrImageNeverPull")
     eventually(lambda: "is not present with pull policy of Never" in events(kubectl, "never"))
@@ -202,8 +202,9 @@ def test_terminals_and_attaching(kubectl: Kubectl) -> None:
 def test_large_logs(kubectl: Kubectl) -> None:
     kubectl.apply(once("loud", "seq 1 100000; printf 'no end of line'"))
     text = output(kubectl, "loud")
-    assert text == "".join(f"{number}\n" for number in range(1, 100001)) + "no end of line\n"
-    assert kubectl.run("logs", "loud", "--tail=2") == "100000\nno end of line\n"
+    # the last line: containerd leaves it without an end, the embedded kubelet gives it one
+    assert text.rstrip("\n") == "".join(f"{number}\n" for number in range(1, 100001)) + "no end of line"
+    assert kubectl.run("logs", "loud", "--tail=2").rstrip("\n") == "100000\nno end of line"
     assert len(kubectl.run("logs", "loud", "--limit-bytes=1000")) == 1000
 
 

@@ -14,6 +14,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from host import PODWIRE, Lab, lab_in
+from kubectl import patience
+from pods import genuine
 
 from podwire.lab.state import LabState, locked
 
@@ -37,11 +39,15 @@ def test_three_nodes_are_ready(lab: Lab) -> None:
 
 
 def test_a_second_up_changes_nothing_and_is_quick(lab: Lab) -> None:
-    pids = lab.processes()
+    def own() -> dict[str, int]:  # and not what runs in pods
+        return {title: pid for title, pid in lab.processes().items() if title.startswith(("podwire ", "/opt/kub"))}
+
+    pids = {title: pid for title, pid in own().items() if " --root " not in title}
+    assert len(pids) > 6
     begin = time.monotonic()
     assert "up already; nothing was changed" in lab("up").stdout
-    assert time.monotonic() - begin < 10
-    assert lab.processes() == pids
+    assert time.monotonic() - begin < 10 * patience()
+    assert pids.items() <= own().items()
 
 
 def test_a_name_in_use_with_other_settings_is_refused(lab: Lab) -> None:
@@ -89,7 +95,8 @@ def test_exec_is_inside_the_node(lab: Lab) -> None:
 
 
 def test_a_node_cannot_change_the_hosts_kernel(lab: Lab) -> None:
-    assert "Read-only" in lab("exec", "lab-worker", "sh", "-c", "echo 1 > /proc/sys/kernel/panic", code=2).stderr
+    same = "value=$(cat /proc/sys/kernel/msgmni); echo $value > /proc/sys/kernel/msgmni"
+    assert "Read-only" in lab("exec", "lab-worker", "sh", "-c", same, code=2).stderr
     assert "Read-only" in lab("exec", "lab-worker", "touch", "/usr/bin/x", code=1).stderr
 
 
@@ -102,12 +109,16 @@ def test_status_says_what_runs_and_what_it_weighs(lab: Lab) -> None:
     assert [(node["ready"], node["agent"], node["kubelet"]) for node in seen["nodes"]] == [
         ("Ready", "running", "running")
     ] * 3
-    assert 50e6 < seen["memory_bytes"] < 350e6
+    assert 50e6 < seen["memory_bytes"] < (3e9 if genuine() else 350e6)
 
 
 def test_daemons_log_what_they_do(lab: Lab) -> None:
     words = (lab.labs / "lab/logs/lab-worker-agent.log").read_text()
     assert " INFO podwire.agent.main cni installed mtu=" in words
+    if genuine():
+        kinds = ("control-plane-kube-apiserver", "control-plane-etcd", "worker-kubelet", "worker-containerd")
+        assert all((lab.labs / f"lab/logs/lab-{kind}.log").stat().st_size for kind in kinds)
+        return
     assert "INFO" in (lab.labs / "lab/logs/lab-control-plane-control-plane.log").read_text()
     assert sorted(path.name for path in (lab.labs / "lab/logs").iterdir()) == [
         *("lab-control-plane-agent.log", "lab-control-plane-control-plane.log", "lab-control-plane-kubelet.log"),

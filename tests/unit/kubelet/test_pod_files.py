@@ -101,7 +101,7 @@ def test_environment_order() -> None:
             {"name": "GONE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "no", "optional": True}}},
         ],
     }
-    known = env.Sources(NODE, (), {"m": {"key": "v", "bad key": "x"}}, {"s": {"k": "t"}, "none": None}, {"SVC": "1"})
+    known = env.Sources(NODE, (), {"m": {"key": "v", "bad=key": "x"}}, {"s": {"k": "t"}, "none": None}, {"SVC": "1"})
     found = env.build(pod(), container, ("IMAGE=i", "PATH=/bin"), "web-1", known)
     expected = {"IMAGE": "over", "PATH": "/bin", "HOSTNAME": "web-1", "SVC": "1", "P_key": "v", "A": "v-$(LATER)"}
     assert found == {**expected, "LATER": "x", "S": "t"}
