@@ -18,6 +18,8 @@ settings.register_profile("podwire", deadline=None, suppress_health_check=[Healt
 settings.load_profile("podwire")
 
 EMBEDDED, GENUINE = "embedded", "kubernetes"
+PATIENCE = "4"
+"""Times the limits of the embedded home: see tests/lab/kubectl.py."""
 SECONDS = 600
 """A test's limit in the genuine home, where a node takes its time to come up on a busy machine."""
 
@@ -36,9 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--home") == GENUINE:
         build = Path(__file__).parent / "kubernetes/build"
         done = subprocess.run([build], stdout=subprocess.PIPE, text=True, check=True)
-        os.environ["PODWIRE_KUBERNETES"] = done.stdout.strip()
+        os.environ |= {"PODWIRE_KUBERNETES": done.stdout.strip(), "PODWIRE_TEST_PATIENCE": PATIENCE}
     else:
-        os.environ.pop("PODWIRE_KUBERNETES", None)
+        for name in ("PODWIRE_KUBERNETES", "PODWIRE_TEST_PATIENCE"):
+            os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

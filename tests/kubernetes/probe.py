@@ -1,12 +1,12 @@
 """Packets between two pods, each one numbered and echoed, and what became of every one of them.
 
-    probe.py echo NETNS                      answers UDP and TCP on port 7007 of that network namespace
-    probe.py ask NETNS ADDRESS RATE          asks it until SIGTERM, then tells what it saw
+    probe.py echo NETNS                        answers UDP and TCP on port 7007 of that network namespace
+    probe.py ask NETNS ADDRESS RATE PATIENCE   asks it until SIGTERM, then tells what it saw
 
 Each is one process in a pod's network namespace. Asked are RATE datagrams and as many messages on one established TCP
-connection a second, and ten new TCP connections. A datagram is lost when no echo came by ten seconds after the last
-was sent; a late one is not. What a busy machine did not let us send in time is counted as unsent, never as lost. Prints
-one JSON object.
+connection a second, and ten new TCP connections. A datagram is lost when no echo came by PATIENCE seconds after the
+last was sent; a late one is not. What a busy machine did not let us send in time is counted as unsent, never as lost.
+Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from podwire.lab import syscalls
 
 PORT = 7007
-PATIENCE, CONNECT_PATIENCE = 10.0, 20.0
+CONNECT_PATIENCE = 20.0
 CONNECTIONS = 10.0
 """New connections a second."""
 _BURST = 20
@@ -50,8 +50,8 @@ def main(words: list[str]) -> None:
     if verb == "echo":
         Echo().run()
     else:
-        address, rate = rest
-        print(json.dumps(Asker(address, float(rate)).run()), flush=True)
+        address, rate, patience = rest
+        print(json.dumps(Asker(address, float(rate), float(patience)).run()), flush=True)
 
 
 def _stop(*_: object) -> None:
@@ -68,15 +68,16 @@ def _roomy(sock: socket.socket) -> socket.socket:
 
 
 class Echo:
-    """Both servers of a pod."""
+    """Both servers of a pod, in every family that it has."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
-        self.udp = _roomy(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self.udp.bind(("0.0.0.0", PORT))
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.udp = _roomy(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("0.0.0.0", PORT))
+        for sock in (self.udp, listener):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::", PORT))
         listener.listen(512)
         listener.setblocking(False)
         self.listener = listener
@@ -118,11 +119,12 @@ class Echo:
 class Asker:
     """Who sends, and knows what came back. `run` gives the counts."""
 
-    def __init__(self, address: str, rate: float) -> None:
+    def __init__(self, address: str, rate: float, patience: float) -> None:
         self.peer = (address, PORT)
-        self.rate = rate
+        self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.rate, self.patience = rate, patience
         self.selector = selectors.DefaultSelector()
-        self.udp = _roomy(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.udp = _roomy(socket.socket(self.family, socket.SOCK_DGRAM))
         self.udp.connect(self.peer)
         self.selector.register(self.udp, selectors.EVENT_READ, self.echoes)
         self.sent = self.unsent = self.twice = self.refused = 0
@@ -138,7 +140,7 @@ class Asker:
         self.opening: dict[socket.socket, float] = {}
         self.reasons: dict[str, int] = {}
         self.broken = 0.0
-        self.stream = self._connect()
+        self.stream = self._first()
 
     def run(self) -> dict[str, object]:
         start = time.monotonic()
@@ -157,7 +159,7 @@ class Asker:
             self.again(now)
             self.hear(max(0.0, start + (ticks + 1) / self.rate - time.monotonic()))
         seconds = time.monotonic() - start
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while time.monotonic() < end and (self.waiting or self.answered < self.messages):
             self.hear(0.05)
         self.hear(0)  # all that is there: who waited for a CPU did not wait for an echo
@@ -170,7 +172,9 @@ class Asker:
         return {
             "seconds": round(seconds, 1),
             "datagrams": self.sent,
+            "rate": self.rate,
             "lost": len(self.waiting),
+            "lost at s": [round(then - start, 1) for then in self.waiting.values()][:: len(self.waiting) // 20 + 1],
             "twice": self.twice,
             "refused": self.refused,
             "unsent": self.unsent,
@@ -241,6 +245,17 @@ class Asker:
                 self.gap = max(self.gap, now - self.last)
             self.last = now
 
+    def _first(self) -> socket.socket:
+        """The connection that must last. A Service's rules may not be there yet: then it is tried again."""
+        end = time.monotonic() + CONNECT_PATIENCE
+        while True:
+            try:
+                return self._connect()
+            except ConnectionRefusedError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
     def _connect(self, seconds: float = CONNECT_PATIENCE) -> socket.socket:
         sock = socket.create_connection(self.peer, seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -298,7 +313,7 @@ class Asker:
 
     def open(self, now: float) -> None:
         """One more connection."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock = socket.socket(self.family, socket.SOCK_STREAM)
         sock.setblocking(False)
         self.opened += 1
         self.opening[sock] = now

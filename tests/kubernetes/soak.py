@@ -7,6 +7,7 @@ around it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -24,12 +25,16 @@ import pytest
 
 from podwire.lab import processes
 from podwire.lab.state import LabState
+from tests.kubernetes import probe
 from tests.kubernetes.genuine import ipam_check, until
 from tests.lab.host import Lab
 from tests.lab.kubectl import Kubectl
 
-RATE = 1000
-"""Datagrams, and messages on the established connection, a second and pair of pods."""
+RATE, SLOWER = 1000, 100
+"""Datagrams, and messages on the established connection, a second and pair of pods; and of the pairs beside them."""
+PATIENCE = 10.0
+"""Seconds after the last datagram for which an echo is waited for."""
+_SERVICE = "echo"
 _PROBE = Path(__file__).with_name("probe.py")
 _ROOT = _PROBE.parents[2]
 
@@ -52,8 +57,19 @@ class Site:
     name: str
     nodes: tuple[str, ...]
     kubectl: Kubectl
-    pods: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, object] = field(default_factory=dict)
+    pods: dict[str, list[str]] = field(default_factory=dict)
+    service: str = ""
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, counts: dict[str, Any]) -> None:
+        """Numbers of one series after another become sums, the slowest the slowest of all, lists one list."""
+        for name, count in counts.items():
+            if name not in self.counts:
+                self.counts[name] = count
+            elif name.startswith("slowest"):
+                self.counts[name] = max(count, self.counts[name])
+            else:
+                self.counts[name] += count
 
     def family(self) -> list[processes.Process]:
         supervisor = LabState(self.name, self.lab.labs).supervisor()
@@ -76,12 +92,17 @@ class Site:
         return pid
 
     def place(self) -> None:
-        """Two pods on the first worker, one on the control plane's node."""
+        """Two pods on the first worker, one on the control plane's node; and a Service that leads to one of them."""
         for name, node in (("far", self.nodes[0]), ("near", self.nodes[1]), ("here", self.nodes[1])):
             self.kubectl.run("create", "-f", "-", stdin=json.dumps(sleeper(name, node)))
+        self.kubectl.run("label", "pod", "here", f"app={_SERVICE}")
+        ports = [{"name": kind.lower(), "port": probe.PORT, "protocol": kind} for kind in ("UDP", "TCP")]
+        service = {"metadata": {"name": _SERVICE}, "spec": {"selector": {"app": _SERVICE}, "ports": ports}}
+        self.kubectl.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Service", **service}))
         self.kubectl.run("wait", "--for=condition=Ready", "pods", "--all", "--timeout=100s", seconds=110)
         items = self.kubectl.object("pods")["items"]
-        self.pods = {item["metadata"]["name"]: item["status"]["podIP"] for item in items}
+        self.pods = {item["metadata"]["name"]: [one["ip"] for one in item["status"]["podIPs"]] for item in items}
+        self.service = self.kubectl.object("service", _SERVICE)["spec"]["clusterIP"]
 
     def space(self, pod: str) -> str:
         """The network namespace of a pod, as a path."""
@@ -107,9 +128,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def probes(site: Site, seen: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """Between nodes and within one; the counts of each pair are in `seen` afterwards."""
-    pairs = {"between nodes": ("far", "here"), "same node": ("near", "here")}
+def probes(site: Site, seen: dict[str, dict[str, Any]], patience: float) -> Iterator[None]:
+    """Between nodes and within one, through a Service, and in IPv6 where pods have it; the counts of each pair are in
+    `seen` afterwards."""
+    four, *six = site.pods["here"]
+    pairs = {"between nodes": ("far", four, RATE), "same node": ("near", four, RATE)}
+    pairs["through a Service"] = ("far", site.service, SLOWER)
+    if six:
+        pairs["IPv6 between nodes"] = ("far", six[0], SLOWER)
     running: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> subprocess.Popen[str]:
@@ -120,7 +146,10 @@ def probes(site: Site, seen: dict[str, dict[str, Any]]) -> Iterator[None]:
     try:
         echo = start("echo", site.space("here"))
         assert echo.stdout is not None and echo.stdout.readline() == "ready\n"
-        askers = {name: start("ask", site.space(one), site.pods[two], str(RATE)) for name, (one, two) in pairs.items()}
+        askers = {
+            name: start("ask", site.space(pod), address, str(rate), str(patience))
+            for name, (pod, address, rate) in pairs.items()
+        }
         try:
             yield
         finally:
@@ -144,8 +173,10 @@ class Churn(threading.Thread):
     `retried` are the sandboxes that a runtime could not make at first and made later.
     """
 
+    _numbers = itertools.count()
+
     def __init__(self, site: Site, nodes: tuple[str, ...]) -> None:
-        super().__init__(name="churn", daemon=True)
+        super().__init__(name=f"churn-{next(self._numbers)}", daemon=True)
         self.site, self.nodes = site, nodes
         self.made = self.failed = self.retried = 0
         self.slowest = 0.0
@@ -155,7 +186,7 @@ class Churn(threading.Thread):
     def run(self) -> None:
         number = 0
         while not self._done.is_set():
-            names = [f"churn-{number}-{index}" for index in range(len(self.nodes))]
+            names = [f"{self.name}-{number}-{index}" for index in range(len(self.nodes))]
             number += 1
             try:
                 self.round(names)
@@ -177,12 +208,13 @@ class Churn(threading.Thread):
                 self.told.append(kubectl.full("describe", "pod", name).stdout[-2000:])
         kubectl.run("delete", "pods", *names, "--wait=false")
 
-    def finish(self) -> dict[str, object]:
+    def finish(self) -> dict[str, Any]:
         self._done.set()
         self.join(700)
         assert not self.is_alive(), "the last round of pods never ended"
         for event in self.site.kubectl.object("events")["items"]:
-            if event["reason"] == "FailedCreatePodSandBox":
+            of = event["involvedObject"]["name"]
+            if event["reason"] == "FailedCreatePodSandBox" and of.startswith(f"{self.name}-"):
                 self.retried += int(event.get("count") or 1)
         return {
             "pods": self.made,
@@ -205,7 +237,7 @@ def kills(site: Site, seconds: float) -> None:
         ahead = ahead or dice.sample(site.nodes, len(site.nodes))
         node = ahead.pop()
         killed[node] += site.kill(f"podwire agent {node}") > 0
-    site.counts |= {"agents killed": killed, **churn.finish()}
+    site.add({"agents killed": sum(killed.values()), **churn.finish()})
 
 
 def restarts(site: Site, seconds: float) -> None:
@@ -220,7 +252,7 @@ def restarts(site: Site, seconds: float) -> None:
             old = site.kill(title, signal.SIGTERM)
             until(f"{title} runs again", lambda old=old, title=title: site.pid(title) not in (0, old))
             stopped += 1
-    site.counts |= {"agents restarted": stopped, **churn.finish()}
+    site.add({"agents restarted": stopped, **churn.finish()})
 
 
 def rolled(site: Site, seconds: float, images: tuple[str, str]) -> None:
@@ -237,7 +269,7 @@ def rolled(site: Site, seconds: float, images: tuple[str, str]) -> None:
             system.run(*words)
             system.run("rollout", "status", "daemonset/podwire-agent", "--timeout=200s", seconds=220)
             rollouts += 1
-    site.counts |= {"rollouts": rollouts, **churn.finish()}
+    site.add({"rollouts": rollouts, **churn.finish()})
 
 
 def versions(site: Site, seconds: float, installs: Sequence[Callable[[], object]]) -> None:
@@ -249,7 +281,7 @@ def versions(site: Site, seconds: float, installs: Sequence[Callable[[], object]
         for install in installs:
             install()
             installed += 1
-    site.counts |= {"installs": installed, **churn.finish()}
+    site.add({"installs": installed, **churn.finish()})
 
 
 def outage(site: Site, seconds: float) -> None:
@@ -287,7 +319,7 @@ def store(site: Site, seconds: float) -> None:
     _all_start(site, names, {"etcd away s": round(seconds)})
 
 
-def _all_start(site: Site, names: list[str], counts: dict[str, object]) -> None:
+def _all_start(site: Site, names: list[str], counts: dict[str, Any]) -> None:
     site.ready()
     back = time.monotonic()
     failed = []
@@ -297,7 +329,7 @@ def _all_start(site: Site, names: list[str], counts: dict[str, object]) -> None:
             failed.append(site.kubectl.full("describe", "pod", name).stdout[-2000:])
     slowest = round(time.monotonic() - back, 1)
     site.kubectl.run("delete", "pods", *names, "--wait=false")
-    site.counts |= {**counts, "pods": len(names), "pods failed": len(failed), "slowest pod s": slowest, "told": failed}
+    site.add({**counts, "pods": len(names), "pods failed": len(failed), "slowest pod s": slowest, "told": failed})
 
 
 def reboot(site: Site, seconds: float) -> None:
@@ -309,21 +341,40 @@ def reboot(site: Site, seconds: float) -> None:
     site.kubectl.run("wait", "--for=condition=Ready", *(f"pod/{name}" for name in names), "--timeout=100s", seconds=110)
     started = "jsonpath={.status.containerStatuses[0].restartCount}"
     end, reboots, slowest = time.monotonic() + seconds, 0, 0.0
+
+    def starts(name: str) -> int:
+        return int(site.kubectl.full("get", "pod", name, "-o", started).stdout or -1)
+
     while not reboots or time.monotonic() < end:
+        had = {name: starts(name) for name in names}
         assert site.kill(f"podwire node {node}")
         reboots += 1
         before = time.monotonic()
 
-        def alive(name: str, times: int = reboots) -> bool:
-            count = site.kubectl.full("get", "pod", name, "-o", started).stdout
-            return count == str(times) and site.kubectl.full("exec", name, "--", "true").returncode == 0
+        def alive(name: str, had: dict[str, int] = had) -> bool:
+            return starts(name) > had[name] and site.kubectl.full("exec", name, "--", "true").returncode == 0
 
         for name in names:
             until(f"{name} runs again ({reboots})", lambda name=name: alive(name))
         slowest = max(slowest, time.monotonic() - before)
     site.ready()
     site.kubectl.run("delete", "pods", *names, "--wait=false")
-    site.counts |= {"reboots": reboots, "pods": 3 * reboots, "pods failed": 0, "slowest pod s": round(slowest, 1)}
+    site.add({"reboots": reboots, "pods": 3 * reboots, "pods failed": 0, "slowest pod s": round(slowest, 1)})
+
+
+def each_once(site: Site, seconds: float) -> None:
+    """One thing after the other: agents killed, restarted, the API server away, its store, a node. For every one in
+    turn about that long."""
+    for name, harm in (
+        ("agents killed", kills),
+        ("agents restarted", restarts),
+        ("API server away", outage),
+        ("etcd away", store),
+        ("node rebooted", reboot),
+    ):
+        before = time.monotonic()
+        harm(site, seconds)
+        site.add({f"took s, {name}": round(time.monotonic() - before, 1)})
 
 
 def addresses_agree(site: Site) -> bool:
@@ -333,12 +384,14 @@ def addresses_agree(site: Site) -> bool:
     return "nothing found" in found
 
 
-def watched(site: Site, series: str, harm: Callable[[Site, float], None], seconds: float) -> dict[str, Any]:
+def watched(
+    site: Site, series: str, harm: Callable[[Site, float], None], seconds: float, patience: float = PATIENCE
+) -> dict[str, Any]:
     """One series under probes: what was counted. Written to build/soak too."""
     seen: dict[str, dict[str, Any]] = {}
     site.counts = {}
     site.ready()
-    with probes(site, seen):
+    with probes(site, seen, patience):
         time.sleep(1)  # of quiet before, and after
         harm(site, seconds)
         site.ready()
@@ -355,6 +408,7 @@ def watched(site: Site, series: str, harm: Callable[[Site, float], None], second
 def row(result: dict[str, Any]) -> str:
     """One line of the table."""
     seen = result["probes"].values()
+    quick = [one for one in seen if one.get("rate") == RATE]
 
     def total(name: str) -> int:
         return sum(int(one.get(name, 0)) for one in seen)
@@ -363,7 +417,8 @@ def row(result: dict[str, Any]) -> str:
         return max((float(one.get(name, 0)) for one in seen), default=0.0)
 
     told = [result["series"], f"{worst('seconds'):.0f} s", f"{total('datagrams'):,}"]
-    told += [f"{total('datagrams') / max(1.0, total('seconds')):.0f}", total("lost")]
+    told += [f"{sum(one['datagrams'] for one in quick) / max(1.0, sum(one['seconds'] for one in quick)):.0f}"]
+    told += [total("lost")]
     told += [f"{total('stream messages'):,}", total("reset"), f"{total('connections'):,}", total("connections failed")]
     told += [result.get("pods", 0), result.get("pods failed", 0), result.get("sandboxes retried", "")]
     told += [f"{worst('slowest echo ms'):.0f}", f"{worst('slowest connection ms'):.0f}"]

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.kubernetes.genuine import until, up
+from tests.kubernetes.genuine import NODES, until
 from tests.kubernetes.test_workloads import WEB, dial, pod, ready
-from tests.lab.host import Lab, lab_in
 from tests.lab.kubectl import Kubectl
 
 pytestmark = pytest.mark.timeout(300)
-KIND = """kind: Cluster
-apiVersion: kind.x-k8s.io/v1alpha4
-nodes: [{role: control-plane}, {role: worker}]
-networking: {ipFamily: dual}
-"""
-PLANE, WORKER = "two-control-plane", "two-worker"
-
-
-@pytest.fixture(scope="module")
-def dual(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "kind.yaml").write_text(KIND)
-    with lab_in(folder) as lab:
-        up(lab, built, "--config", str(folder / "kind.yaml"), name="two", nodes=0)
-        yield lab
+PLANE, WORKER, _ = NODES
 
 
 def addresses(kubectl: Kubectl, name: str) -> list[str]:
     return [one["ip"] for one in kubectl.object("pod", name)["status"]["podIPs"]]
 
 
-def test_pods_of_two_nodes_talk_in_both_families(dual: Lab) -> None:
-    kubectl = Kubectl(dual.env)
+def test_pods_of_two_nodes_talk_in_both_families(kubectl: Kubectl) -> None:
     kubectl.apply(pod("one", nodeName=PLANE), pod("two", nodeName=WORKER), pod("near", nodeName=WORKER))
     ready(kubectl, "one", "two", "near")
     cidrs = [node["spec"]["podCIDRs"] for node in kubectl.object("nodes")["items"]]
-    assert len({six for _, six in cidrs}) == 2 and all(six.endswith("/64") for _, six in cidrs)
+    assert len({six for _, six in cidrs}) == len(NODES) and all(six.endswith("/64") for _, six in cidrs)
     for name in ("one", "two", "near"):
         found = addresses(kubectl, name)
         assert [":" in address for address in found] == [False, True]
@@ -53,8 +35,7 @@ def test_pods_of_two_nodes_talk_in_both_families(dual: Lab) -> None:
                 )
 
 
-def test_a_service_of_both_families(dual: Lab) -> None:
-    kubectl = Kubectl(dual.env)
+def test_a_service_of_both_families(kubectl: Kubectl) -> None:
     kubectl.apply(pod("behind", nodeName=WORKER), pod("client", nodeName=PLANE))
     spec = {
         "selector": {"app": "behind"},
