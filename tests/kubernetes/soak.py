@@ -57,7 +57,9 @@ class Site:
     name: str
     nodes: tuple[str, ...]
     kubectl: Kubectl
-    pods: dict[str, list[str]] = field(default_factory=dict)
+    pods: dict[str, str] = field(default_factory=dict)
+    six: str = ""
+    """Address of `here` in the other family, where pods have both."""
     service: str = ""
     counts: dict[str, Any] = field(default_factory=dict)
 
@@ -101,7 +103,9 @@ class Site:
         self.kubectl.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Service", **service}))
         self.kubectl.run("wait", "--for=condition=Ready", "pods", "--all", "--timeout=100s", seconds=110)
         items = self.kubectl.object("pods")["items"]
-        self.pods = {item["metadata"]["name"]: [one["ip"] for one in item["status"]["podIPs"]] for item in items}
+        self.pods = {item["metadata"]["name"]: item["status"]["podIP"] for item in items}
+        addresses = [one["ip"] for one in self.kubectl.object("pod", "here")["status"]["podIPs"]]
+        self.six = next((one for one in addresses if ":" in one), "")
         self.service = self.kubectl.object("service", _SERVICE)["spec"]["clusterIP"]
 
     def space(self, pod: str) -> str:
@@ -131,11 +135,11 @@ class Site:
 def probes(site: Site, seen: dict[str, dict[str, Any]], patience: float) -> Iterator[None]:
     """Between nodes and within one, through a Service, and in IPv6 where pods have it; the counts of each pair are in
     `seen` afterwards."""
-    four, *six = site.pods["here"]
-    pairs = {"between nodes": ("far", four, RATE), "same node": ("near", four, RATE)}
+    here = site.pods["here"]
+    pairs = {"between nodes": ("far", here, RATE), "same node": ("near", here, RATE)}
     pairs["through a Service"] = ("far", site.service, SLOWER)
-    if six:
-        pairs["IPv6 between nodes"] = ("far", six[0], SLOWER)
+    if site.six:
+        pairs["IPv6 between nodes"] = ("far", site.six, SLOWER)
     running: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> subprocess.Popen[str]:
