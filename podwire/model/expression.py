@@ -1,20 +1,27 @@
-"""Calico's selector expressions: `env == 'prod' && !has(skip) || tier in {'a', 'b'}`, parsed to a predicate on labels.
+"""Calico's selector expressions: `env == 'prod' && !has(skip) || tier in {'a', 'b'}`, parsed once, matched often.
 
 Grammar (upstream's, as described in its documentation and held to its test vectors):
     or := and ("||" and)*     and := op ("&&" op)*
     op := "!"* ( has(label) | all() | global() | label comparison | "(" or ")" )
     comparison := == != contains startswith endswith with a string; in, not in with a set { 'a', "b" }
-Nothing at all means all(). Blanks are space and tab only.
+Nothing at all means all(). Blanks are space and tab only. Trees are in `model.terms`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
-Predicate = Callable[[Mapping[str, str]], bool]
+from podwire.model import terms
+from podwire.model.terms import ALL, GLOBAL, Compare, Every, Has, Not, OneOf, Some, Term
 
+Predicate = Callable[[Mapping[str, str]], bool]
+Pairs = frozenset[tuple[str, str]]
+
+_DEEPEST = 64
+_SHOWN = 80
 _TOKEN = re.compile(
     r"""[ \t]*(?:
       (?P<call>(?:has|all|global)\() | (?P<mark>&&|\|\||==|!=|[!(){},])
@@ -22,25 +29,59 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_HINTS = {
+    "=": "use ==",
+    "&": "use &&",
+    "|": "use ||",
+    "\n": "a selector is one line: no line break, not even at its end (in YAML, write >- or |- for > or |)",
+    '"': "the quotation mark is never closed",
+    "'": "the quotation mark is never closed",
+}
 
 
 class ExpressionError(ValueError):
-    """The text is not a selector; the message says where."""
+    """The text is not a selector; the message says where (from 1) and, where it can, what to write."""
 
 
-@lru_cache(maxsize=4096)
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """`text` is the canonical form: equal meaning by construction gives equal text, and parsing it gives the same
+    selector. `keys` are the labels that it reads. Whatever it matches has at least one of the label values `needs`;
+    None: it may match without any."""
+
+    text: str
+    matches: Predicate
+    keys: frozenset[str]
+    needs: Pairs | None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def selector_of(term: Term) -> Selector:
+    """The selector of a tree."""
+    return Selector(str(term), terms.predicate(term), terms.keys(term), terms.needs(term))
+
+
+@lru_cache(maxsize=65_536)
+def parse_selector(text: str) -> Selector:
+    """Raises ExpressionError."""
+    return selector_of(parse_term(text))
+
+
 def parse_expression(text: str) -> Predicate:
     """The predicate of a selector. Raises ExpressionError."""
+    return parse_selector(text).matches
+
+
+def parse_term(text: str) -> Term:
+    """The tree of a selector. Raises ExpressionError."""
     reader = _Reader(text)
     if reader.peek() == ("end", ""):
-        return _always
+        return ALL
     found = reader.either()
     reader.expect("end", "")
     return found
-
-
-def _always(labels: Mapping[str, str]) -> bool:
-    return True
 
 
 class _Reader:
@@ -50,20 +91,26 @@ class _Reader:
         self._text = text
         self._tokens = list(self._split(text))
         self._at = 0
+        self._depth = 0
 
-    def _split(self, text: str) -> list[tuple[str, str]]:
+    def _split(self, text: str) -> list[tuple[str, str, int]]:
         tokens, at, end = [], 0, len(text.rstrip(" \t"))
         while at < end:
             found = _TOKEN.match(text, at)
             if not found or found.lastgroup is None:
-                raise ExpressionError(f"selector {text!r}: unexpected {text[at:end]!r}")
-            tokens.append((found.lastgroup, found.group(found.lastgroup)))
+                at += len(text[at:]) - len(text[at:].lstrip(" \t"))
+                raise self._error(at, f"unexpected {text[at]!r}", _HINTS.get(text[at], ""))
+            kind = found.lastgroup
+            tokens.append((kind, found.group(kind), found.start(kind)))
             at = found.end()
         return tokens
 
-    def peek(self, ahead: int = 0) -> tuple[str, str]:
-        at = self._at + ahead
-        return self._tokens[at] if at < len(self._tokens) else ("end", "")
+    def _error(self, at: int, wrong: str, hint: str = "") -> ExpressionError:
+        shown = self._text if len(self._text) <= _SHOWN else self._text[:_SHOWN] + "…"
+        return ExpressionError(f"selector {shown!r}: position {at + 1}: {wrong}{': ' if hint else ''}{hint}")
+
+    def peek(self) -> tuple[str, str]:
+        return self._tokens[self._at][:2] if self._at < len(self._tokens) else ("end", "")
 
     def next(self) -> tuple[str, str]:
         token = self.peek()
@@ -71,93 +118,91 @@ class _Reader:
         return token
 
     def expect(self, kind: str, value: str) -> None:
-        token = self.next()
-        if token != (kind, value):
-            raise self._wrong(token, value or "the end")
+        if self.next() != (kind, value):
+            raise self._wrong(value or "&&, || or the end")
 
-    def _wrong(self, token: tuple[str, str], wanted: str) -> ExpressionError:
-        return ExpressionError(f"selector {self._text!r}: expected {wanted}, found {token[1] or 'the end'!r}")
+    def _wrong(self, wanted: str, hint: str = "") -> ExpressionError:
+        """About the token that was just taken."""
+        at = self._at - 1
+        if at >= len(self._tokens):
+            return self._error(len(self._text), f"{wanted} expected, but it ends here", hint)
+        kind, value, place = self._tokens[at]
+        if kind == "call" and not hint:
+            hint = "write it alone, without a label before it"
+        return self._error(place, f"{wanted} expected, not {value}", hint)
 
-    def either(self) -> Predicate:
-        terms = [self.both()]
-        while self.peek() == ("mark", "||"):
+    def either(self) -> Term:
+        return Some.of(self._row("||", self._both))
+
+    def _both(self) -> Term:
+        return Every.of(self._row("&&", self._operation))
+
+    def _row(self, mark: str, read: Callable[[], Term]) -> list[Term]:
+        found = [read()]
+        while self.peek() == ("mark", mark):
             self.next()
-            terms.append(self.both())
-        return terms[0] if len(terms) == 1 else lambda labels: any(term(labels) for term in terms)
+            found.append(read())
+        return found
 
-    def both(self) -> Predicate:
-        terms = [self.operation()]
-        while self.peek() == ("mark", "&&"):
-            self.next()
-            terms.append(self.operation())
-        return terms[0] if len(terms) == 1 else lambda labels: all(term(labels) for term in terms)
-
-    def operation(self) -> Predicate:
+    def _operation(self) -> Term:
         negated = False
         while self.peek() == ("mark", "!"):
             self.next()
             negated = not negated
         found = self._plain()
-        return (lambda labels: not found(labels)) if negated else found
+        return Not.of(found) if negated else found
 
-    def _plain(self) -> Predicate:
+    def _plain(self) -> Term:
         kind, value = token = self.next()
         if token == ("mark", "("):
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                raise self._wrong(f"at most {_DEEPEST} parentheses within each other")
             inner = self.either()
             self.expect("mark", ")")
+            self._depth -= 1
             return inner
         if kind == "call":
             return self._call(value)
         if kind == "word":
             return self._comparison(value)
-        raise self._wrong(token, "a label, has(, all() or (")
+        raise self._wrong("a label, has(…), all() or (", "labels stand without quotation marks" * (kind == "text"))
 
-    def _call(self, name: str) -> Predicate:
-        if name == "has(":
-            kind, label = token = self.next()
-            if kind != "word":
-                raise self._wrong(token, "a label")
+    def _call(self, name: str) -> Term:
+        if name != "has(":
             self.expect("mark", ")")
-            return lambda labels: label in labels
-        self.expect("mark", ")")
-        return _always
-
-    def _comparison(self, label: str) -> Predicate:
-        kind, value = token = self.next()
-        if token == ("mark", "=="):
-            wanted = self._string()
-            return lambda labels: labels.get(label) == wanted
-        if token == ("mark", "!="):
-            wanted = self._string()
-            return lambda labels: labels.get(label) != wanted
+            return ALL if name == "all(" else GLOBAL
+        kind, label = self.next()
         if kind != "word":
-            raise self._wrong(token, "a comparison")
+            raise self._wrong("a label", "labels stand without quotation marks" * (kind == "text"))
+        self.expect("mark", ")")
+        return Has(label)
+
+    def _comparison(self, label: str) -> Term:
+        kind, value = self.next()
+        if (kind, value) in (("mark", "=="), ("mark", "!=")):
+            return Compare(label, value, self._string())
+        if (kind, value) == ("mark", "(") and label in ("has", "all", "global"):
+            raise self._wrong("a comparison", f"write {label}( without a blank")
+        if kind != "word":
+            raise self._wrong("a comparison", f"write has({label})" * (kind in ("end", "mark")))
         if value in ("not", "starts", "ends"):
-            second = self.next()
-            if second != ("word", "in" if value == "not" else "with"):
-                raise self._wrong(second, "in" if value == "not" else "with")
-            value += second[1]
+            second = "in" if value == "not" else "with"
+            self.expect("word", second)
+            value += second
         if value in ("in", "notin"):
-            members, inside = self._set(), value == "in"
-            # `not in` holds for a label that is absent.
-            return lambda labels: (labels.get(label) in members) == inside
-        tests: dict[str, Callable[[str, str], bool]] = {
-            "contains": lambda have, part: part in have,
-            "startswith": str.startswith,
-            "endswith": str.endswith,
-        }
-        if value not in tests:
-            raise self._wrong(token, "a comparison")
-        test, part = tests[value], self._string()
-        return lambda labels: label in labels and test(labels[label], part)
+            return OneOf.of(label, self._set(), negated=value == "notin")
+        if value not in terms.PARTS:
+            raise self._wrong("a comparison (==, !=, in, not in, contains, starts with, ends with)")
+        return Compare(label, terms.PARTS[value], self._string())
 
     def _string(self) -> str:
-        kind, value = token = self.next()
+        kind, value = self.next()
         if kind != "text":
-            raise self._wrong(token, "a quoted string")
+            raise self._wrong("a quoted string", f"write '{value}'" * (kind == "word"))
         return value[1:-1]
 
-    def _set(self) -> frozenset[str]:
+    def _set(self) -> set[str]:
         self.expect("mark", "{")
         members = set()
         while self.peek() != ("mark", "}"):
@@ -166,4 +211,4 @@ class _Reader:
                 break
             self.next()
         self.expect("mark", "}")
-        return frozenset(members)
+        return members

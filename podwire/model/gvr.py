@@ -47,6 +47,32 @@ ENDPOINTSLICES = GVR("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"
 LEASES = GVR("coordination.k8s.io", "v1", "leases", "Lease")
 NETWORKPOLICIES = GVR("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 CRDS = GVR("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+CLUSTERNETWORKPOLICIES = GVR(
+    "policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", namespaced=False
+)
+ADMINNETWORKPOLICIES = GVR(
+    "policy.networking.k8s.io", "v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy", namespaced=False
+)
+BASELINEADMINNETWORKPOLICIES = GVR(
+    "policy.networking.k8s.io",
+    "v1alpha1",
+    "baselineadminnetworkpolicies",
+    "BaselineAdminNetworkPolicy",
+    namespaced=False,
+)
+CALICONETWORKPOLICIES = GVR("projectcalico.org", "v3", "networkpolicies", "NetworkPolicy")
+GLOBALNETWORKPOLICIES = GVR("projectcalico.org", "v3", "globalnetworkpolicies", "GlobalNetworkPolicy", namespaced=False)
+STAGEDNETWORKPOLICIES = GVR("projectcalico.org", "v3", "stagednetworkpolicies", "StagedNetworkPolicy")
+STAGEDGLOBALNETWORKPOLICIES = GVR(
+    "projectcalico.org", "v3", "stagedglobalnetworkpolicies", "StagedGlobalNetworkPolicy", namespaced=False
+)
+STAGEDKUBERNETESNETWORKPOLICIES = GVR(
+    "projectcalico.org", "v3", "stagedkubernetesnetworkpolicies", "StagedKubernetesNetworkPolicy"
+)
+TIERS = GVR("projectcalico.org", "v3", "tiers", "Tier", namespaced=False)
+NETWORKSETS = GVR("projectcalico.org", "v3", "networksets", "NetworkSet")
+GLOBALNETWORKSETS = GVR("projectcalico.org", "v3", "globalnetworksets", "GlobalNetworkSet", namespaced=False)
+PROFILES = GVR("projectcalico.org", "v3", "profiles", "Profile", namespaced=False)
 IPPOOLS = GVR("projectcalico.org", "v3", "ippools", "IPPool", namespaced=False)
 IPAMBLOCKS = GVR("projectcalico.org", "v3", "ipamblocks", "IPAMBlock", namespaced=False)
 BLOCKAFFINITIES = GVR("projectcalico.org", "v3", "blockaffinities", "BlockAffinity", namespaced=False)

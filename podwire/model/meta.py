@@ -7,6 +7,7 @@ objects. They are what `watch(..., decode=)` yields.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 
 import msgspec
 
@@ -15,8 +16,9 @@ _OURS, _BANDWIDTH = "projectcalico.org", "kubernetes.io"
 `kubernetes.io/ingress-bandwidth`); the others, a whole manifest among them at times, are not kept."""
 
 
-class Meta(msgspec.Struct, frozen=True):
-    """ObjectMeta, as far as it matters here. Labels and namespaces repeat: equal texts are kept once."""
+class Meta(msgspec.Struct, frozen=True, gc=False):
+    """ObjectMeta, as far as it matters here. Labels and namespaces repeat: equal texts are kept once, and the labels of
+    equal pods are one dictionary, which nobody writes to."""
 
     name: str = ""
     namespace: str = ""
@@ -30,11 +32,15 @@ class Meta(msgspec.Struct, frozen=True):
         if self.namespace:
             msgspec.structs.force_setattr(self, "namespace", sys.intern(self.namespace))
         if self.labels:
-            labels = {sys.intern(key): sys.intern(value) for key, value in self.labels.items()}
-            msgspec.structs.force_setattr(self, "labels", labels)
+            msgspec.structs.force_setattr(self, "labels", _shared(tuple(self.labels.items())))
         if self.annotations:
             read = {sys.intern(key): value for key, value in self.annotations.items() if _is_read(key)}
             msgspec.structs.force_setattr(self, "annotations", read)
+
+
+@lru_cache(maxsize=16_384)
+def _shared(items: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    return {sys.intern(key): sys.intern(value) for key, value in items}
 
 
 def _is_read(annotation: str) -> bool:
