@@ -7,6 +7,7 @@ Pure: what is written when is decided in `claims`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,8 @@ from podwire.ipam.ledger import Spot
 from podwire.model.address import Cidr
 
 TYPE = "podwireAhead"
-FIRST, CEILING = 4, 32
+FIRST, CEILING = 4, 64
+QUIET_SECONDS, LONGEST_SECONDS = 0.25, 2.0
 
 
 def handle_of(node: str) -> str:
@@ -49,21 +51,51 @@ class Pace:
         return False
 
 
+@dataclass(slots=True)
+class Lull:
+    """When what was lent is written under the pods' handles: once no address was given for a moment, so that it takes
+    nothing from a burst, and what ends soon is never written; or when one has waited for long. Times in seconds."""
+
+    _began: float | None = None
+    _last: float = float("-inf")
+
+    def gave(self, now: float) -> None:
+        self._began = now if self._began is None else self._began
+        self._last = now
+
+    def wrote(self) -> None:
+        """Nothing is lent any more."""
+        self._began = None
+
+    def calm(self, now: float) -> bool:
+        return now >= self._last + QUIET_SECONDS
+
+    def due(self) -> float:
+        calm = self._last + QUIET_SECONDS
+        return calm if self._began is None else min(calm, self._began + LONGEST_SECONDS)
+
+
 @dataclass(eq=False, slots=True)
 class Lent:
-    """Given to a pod, but still under the node's handle. `dying`: the pod gave it back before that changed."""
+    """Given to a pod, but still under the node's handle. `dying`: the pod gave it back before that changed. `noted`:
+    the pod's handle may be stored already. `wanted`: somebody waits for that."""
 
     handle: str
     attribute: Attribute
     spots: tuple[Spot, ...]
     dying: bool = False
+    noted: bool = False
+    wanted: bool = False
 
 
 @dataclass(slots=True)
 class Stock:
-    """`attribute` marks what this process claimed ahead; others' under the same handle were left by a former life."""
+    """`attribute` marks what this process claimed ahead; others' under the same handle were left by a former life.
+    `clock` gives seconds that only grow."""
 
     attribute: Attribute
+    clock: Callable[[], float] = time.monotonic
+    lull: Lull = field(default_factory=Lull)
     pace: dict[int, Pace] = field(default_factory=dict)  # by width
     lent: dict[str, Lent] = field(default_factory=dict)
     _risks: dict[Cidr, tuple[int, set[int]]] = field(default_factory=dict)
@@ -125,7 +157,8 @@ class Stock:
         for cidr, ordinal in spots:
             self._free.setdefault(cidr, {})[ordinal] = None
 
-    def lend(self, handle: str, attribute: Attribute, spots: tuple[Spot, ...]) -> None:
-        self.lent[handle] = Lent(handle, attribute, spots)
+    def lend(self, handle: str, attribute: Attribute, spots: tuple[Spot, ...], *, noted: bool = False) -> None:
+        self.lent[handle] = Lent(handle, attribute, spots, noted=noted)
+        self.lull.gave(self.clock())
         for cidr, _ in spots:
             self.pace.setdefault(cidr.width, Pace()).took(self.left(cidr.width))

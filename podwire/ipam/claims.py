@@ -82,7 +82,7 @@ class Allocator:
         self._clock = clock
         instance = instance or uuid.uuid4().hex[:12]
         mark = {"node": node, "type": ahead.TYPE, "instance": instance, "timestamp": now()}
-        self.stock = ahead.Stock(Attribute.of(ahead.handle_of(node), mark))
+        self.stock = ahead.Stock(Attribute.of(ahead.handle_of(node), mark), lambda: asyncio.get_running_loop().time())
         self._ledger = Ledger(api, node, self.stock.saw)
         self._room = Room(api, node, self._ledger, reserved=self._reserved, config=config, now=now, clock=clock)
         self._placing = Placing(self._ledger, self.stock, self._room, self._choose, self._reserved, now, fill)
@@ -123,7 +123,8 @@ class Allocator:
         """The addresses of a handle, in the order of the wish's families: all of them or none. Raises IpamError,
         ApiError."""
         attribute = self._attribute(wish)
-        return self._from_stock(wish, attribute) or await self._ask(wish.handle, wish, attribute)
+        found = self._from_stock(wish, attribute)
+        return found or await self._ask(wish.handle, wish, attribute, lend=self._may_lend(wish))
 
     def at_once(self, wish: Wish) -> list[str] | None:
         """The same from the stock, None when the wish has to wait for a write. Raises IpamError."""
@@ -175,7 +176,7 @@ class Allocator:
                     refused[address] = holder.handle if holder else "nobody, and no block holds it"
                     continue
                 spots = self.stock.lent[handle].spots if handle in self.stock.lent else ()
-                self.stock.lend(handle, Attribute.of(handle, known), (*spots, (cidr, ordinal)))
+                self.stock.lend(handle, Attribute.of(handle, known), (*spots, (cidr, ordinal)), noted=True)
         while any(handle in self.stock.lent for handle in taken):
             await self._ask("", None, None)
         self._adopted = True
@@ -246,7 +247,7 @@ class Allocator:
 
     async def settled(self) -> None:
         """Wait until everything that was lent is written under its own handle. Raises IpamError, ApiError."""
-        while self.stock.lent or self._commit.dirty or self._commit.tried:
+        while self._commit.waits() or self._commit.dirty or self._commit.tried:
             await self._ask("", None, None)
 
     def _yield(self) -> None:
@@ -269,14 +270,13 @@ class Allocator:
 
     def _from_stock(self, wish: Wish, attribute: Attribute) -> list[str] | None:
         """Addresses that are on the API already; None when the wish has to wait for a write."""
-        if not (self._adopted and self._present) or wish.use != "Workload" or wish.exact or self._busy[wish.handle]:
+        if self._busy.get(wish.handle) or not self._may_lend(wish):
             return None
         entry = self.stock.lent.get(wish.handle)
         if entry is not None:
             have = {FAMILY[cidr.width]: cidr.address(ordinal) for cidr, ordinal in entry.spots}
             return [have[f] for f in wish.families] if set(have) == set(wish.families) and not entry.dying else None
-        unsettled = wish.handle in self._commit.tried or wish.handle in self._commit.dirty
-        if wish.handle in self._ledger.index or unsettled:
+        if wish.handle in self._ledger.index or self._commit.unsettled(wish.handle):
             return None  # it has addresses, or a write that has no answer may still give it some
         if self._watched_pools is not None:
             self._pools = list(self._watched_pools())
@@ -292,8 +292,12 @@ class Allocator:
                 return None
             spots.append(spot)
         self.stock.lend(wish.handle, attribute, tuple(spots))
-        self._kick()
+        low = any(self.stock.left(width) * 2 < pace.target for width, pace in self.stock.pace.items())
+        self._kick(REWRITE_SECONDS if low else ahead.QUIET_SECONDS)
         return [cidr.address(ordinal) for cidr, ordinal in spots]
+
+    def _may_lend(self, wish: Wish) -> bool:
+        return self._adopted and self._present and wish.use == "Workload" and not wish.exact
 
     def _fits(self, cidr: Cidr, ordinal: int, spaces: list[Cidr]) -> bool:
         reserved = self._reserved(cidr)
@@ -309,9 +313,11 @@ class Allocator:
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
-    def _ask(self, handle: str, wish: Wish | None, attribute: Attribute | None) -> asyncio.Future[list[str]]:
+    def _ask(
+        self, handle: str, wish: Wish | None, attribute: Attribute | None, *, lend: bool = False
+    ) -> asyncio.Future[list[str]]:
         future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        self._queue.append(Request(handle, wish, attribute, future))
+        self._queue.append(Request(handle, wish, attribute, future, lend=lend))
         self._busy[handle] += 1
         future.add_done_callback(lambda _: self._done(handle))
         self._start()
@@ -331,17 +337,30 @@ class Allocator:
 
     def _kick(self, seconds: float = REWRITE_SECONDS) -> None:
         """Write in the background, a little later."""
-        idle = self._worker is None or self._worker.done()
-        if idle and self._later is None:
-            self._later = asyncio.get_running_loop().call_later(seconds, self._start)
+        if self._worker is not None and not self._worker.done():
+            return  # it looks again before it ends
+        loop = asyncio.get_running_loop()
+        if self._later is not None:
+            if self._pause or self._later.when() <= loop.time() + seconds:
+                return
+            self._later.cancel()
+        self._later = loop.call_later(seconds, self._start)
 
     async def _work(self) -> None:
-        while self._queue or (self._adopted and self._commit.wants()):
+        loop, lull = asyncio.get_running_loop(), self.stock.lull
+        while True:
+            calm, handing = lull.calm(loop.time()), loop.time() >= lull.due()
+            if not (self._queue or (self._adopted and self._commit.wants(calm=calm, handing=handing))):
+                break
             batch, self._queue = self._queue, []
+            asked = any(not request.handle for request in batch)
+            if any(request.wish is not None for request in batch):
+                calm = False
             try:
                 async with self._turn:
                     await self._load()
-                    trouble = await self._serve([request for request in batch if not request.future.done()])
+                    waiting = [request for request in batch if not request.future.done()]
+                    trouble = await self._serve(waiting, calm=calm or asked, handing=handing or asked)
                     if not (trouble or self._queue):
                         await self._claim_ahead()
             except Exception as error:  # noqa: BLE001 - whoever asked gets it
@@ -349,8 +368,10 @@ class Allocator:
                 trouble = True
             self._pause = min(max(self._pause * 2, RETRY_SECONDS[0]), RETRY_SECONDS[1]) if trouble else 0.0
             if trouble and not self._queue:
-                self._later = asyncio.get_running_loop().call_later(self._pause, self._start)
+                self._later = loop.call_later(self._pause, self._start)
                 return
+        if self._adopted and self._commit.waits():
+            self._later = loop.call_later(max(0.0, lull.due() - loop.time()), self._start)
 
     async def _claim_ahead(self) -> None:
         """The next block, before the present one is full, while pods keep coming. Raises ApiError."""
@@ -363,10 +384,10 @@ class Allocator:
                 spacious = [pool for pool in chosen if fill.spacious(pool.cidr)]
                 await self._room.ahead(chosen, spacious, width, few=pace.target - self.stock.left(width))
 
-    async def _serve(self, batch: list[Request]) -> bool:
+    async def _serve(self, batch: list[Request], *, calm: bool, handing: bool) -> bool:
         """Whether something is left that has to be tried again later."""
         for _ in range(TRIES):
-            batch = await self._commit.round(batch, stocking=self._adopted)
+            batch = await self._commit.round(batch, stocking=self._adopted, calm=calm, handing=handing)
             if not batch:
                 return self._commit.problem is not None
             if self._watched_pools is None:

@@ -23,6 +23,9 @@ from podwire.model.address import AddressError, Cidr
 from podwire.model.api import Api, ApiError
 from podwire.model.ippool import IPPool
 
+_HANDED = 32
+"""Of what was lent, as much gets its pods' handles in one round: a claim that waits does not wait for all of it."""
+
 
 class Commit:
     """The rounds of one allocator; one at a time. `dirty` are handles to be lowered, `tried` those for which nothing
@@ -55,34 +58,66 @@ class Commit:
         """What went wrong in the last round and may be better later."""
         return self._writing.problem
 
-    def wants(self) -> bool:
+    def unsettled(self, handle: str) -> bool:
+        """A write of it that has no answer may still be done, or its stored form is to be put right."""
+        return handle in self.tried or handle in self.dirty
+
+    def waits(self) -> bool:
+        """Something is left for a calm moment."""
+        return bool(self._stock.lent) or self._writing.loose
+
+    def wants(self, *, calm: bool, handing: bool) -> bool:
         """Something is due without anybody's asking."""
-        if self._stock.lent or self.dirty or self.tried or self.drop_strays or self._placing.shrink:
+        lent = self._stock.lent
+        if (handing and lent) or (calm and self._writing.loose) or any(entry.dying for entry in lent.values()):
+            return True
+        if (self.dirty | self.tried) - lent.keys() or self.drop_strays or self._placing.shrink:
             return True
         return any(self._stock.left(width) * 2 < self._placing.goal(width) for width in self._stock.pace)
 
-    async def round(self, batch: list[Request], *, stocking: bool) -> list[Request]:
-        """One attempt; what must be tried again because something changed under it."""
+    async def round(
+        self, batch: list[Request], *, stocking: bool, calm: bool = True, handing: bool = True
+    ) -> list[Request]:
+        """One attempt; what must be tried again because something changed under it. `handing`: what was lent gets its
+        pods' handles; `calm`: there is time for what nobody waits for."""
         self._writing.problem = None
         self._placing.begin()
         waiting = [r for r in batch if not r.handle]
         batch = await self._settle([r for r in batch if r.handle and not r.future.done()])
         again, assigns, releases, short = self._place_all(batch)
-        lent = list(self._stock.lent.values())
+        lent = self._due(handing=handing)
         self._placing.drop_dying(lent)
         if self.drop_strays:
             self._placing.drop_strays()
         shrinking = self._placing.shrink
-        refill = self._placing.restock() if stocking else []
+        refill = self._placing.restock(writing=bool(lent)) if stocking else []
         again += await self._raise(assigns, lent, refill)
         problems = await self._writing.write_blocks()
         self._placing.shrink |= shrinking and bool(problems)  # a rival wrote the block meanwhile: once more
         again += self._conclude(assigns, releases, problems)
         self._conclude_lent(lent, problems)
-        await self._lower(releases)
+        await self._lower(releases, own=calm)
         again += await self._grow(short)
         self._tell(waiting)
-        return again
+        if not self._stock.lent:
+            self._stock.lull.wrote()
+        return self._hopeful(again)
+
+    def _hopeful(self, again: list[Request]) -> list[Request]:
+        """Without those that wait for what was lent to be written, when that cannot be now."""
+        if self._writing.problem is not None:
+            fail((r for r in again if r.wish is not None and r.handle in self._stock.lent), self._writing.problem)
+        return [request for request in again if not request.future.done()]
+
+    def _due(self, *, handing: bool) -> list[Lent]:
+        """What was lent and gets its pod's handle now, or was given back before."""
+        found: list[Lent] = []
+        room = _HANDED if handing else 0
+        for entry in self._stock.lent.values():
+            if entry.dying or entry.wanted or room > 0:
+                found.append(entry)
+                room -= not (entry.dying or entry.wanted)
+        return found
 
     def _tell(self, waiting: list[Request]) -> None:
         for request in waiting:
@@ -164,10 +199,15 @@ class Commit:
                 again.append(request)  # its turn comes when the first of the same handle is stored
                 continue
             busy.add(request.handle)
+            if request.wish is not None and request.handle in self._stock.lent:
+                self._stock.lent[request.handle].wanted = True
+                again.append(request)  # what it has is to be written first
+                continue
             if request.wish is None:
                 self._placing.release(request)
                 releases.append(request)
                 continue
+            request.lend &= not self.unsettled(request.handle)
             try:
                 missing = self._placing.place(request)
             except (IpamError, BlockError) as error:
@@ -197,8 +237,10 @@ class Commit:
 
     async def _raise(self, assigns: list[Request], lent: list[Lent], refill: list[Spot]) -> list[Request]:
         """Handles first: they say at least what is about to be taken. Who fails here leaves the drafts."""
-        fresh = [request for request in assigns if request.placed]
+        fresh = [request for request in assigns if request.placed and not request.ahead]
         entries = [entry for entry in lent if not entry.dying]
+        for entry in entries:
+            entry.noted = True
         marks = self._writing.marks
         own, notes, lending = await asyncio.gather(
             self._writing.raise_own(),
@@ -209,6 +251,10 @@ class Commit:
         )
         if isinstance(own, Exception):
             self._writing.problem = own
+            for request in [request for request in assigns if request.ahead]:
+                self._placing.undo(request)
+                assigns.remove(request)
+                fail([request], own)
             for cidr, ordinal in refill:
                 self._placing.drafts[cidr].undo(ordinal)
         for entry, noted in zip(entries, lending, strict=True):
@@ -235,6 +281,9 @@ class Commit:
         for request in assigns:
             cidrs = {cidr for cidr, _ in request.placed.values()}
             lost = [problems[cidr] for cidr in cidrs if cidr in problems]
+            if request.ahead:
+                again += self._lend(request, lost)
+                continue
             request.won |= bool(cidrs - problems.keys())
             if not lost:
                 answer(request, self._told(request))
@@ -256,6 +305,22 @@ class Commit:
                 again.append(request)
         return again
 
+    def _lend(self, request: Request, lost: list[ApiError | Lost]) -> list[Request]:
+        """What was stored for it under the node's handle is lent to it; what is not given stays in the stock."""
+        assert request.wish is not None and request.attribute is not None
+        if error := next((problem for problem in lost if isinstance(problem, ApiError)), None):
+            fail([request], error)
+        if lost or request.future.done():
+            return [] if request.future.done() else [request]
+        spots = tuple(request.placed[family] for family in request.wish.families)
+        taken = [spot for spot in spots if self._stock.take(spot)]
+        if len(taken) < len(spots):  # somebody drew it before all was written
+            self._stock.put_back(taken)
+            return [request]
+        self._stock.lend(request.handle, request.attribute, spots)
+        answer(request, [cidr.address(ordinal) for cidr, ordinal in spots])
+        return []
+
     def _told(self, request: Request) -> list[str]:
         assert request.wish is not None
         have = {FAMILY[cidr.width]: (cidr, o) for cidr, o in reversed(self._ledger.spots(request.handle))}
@@ -272,7 +337,7 @@ class Commit:
             )
             if handed and not any(cidr in problems for cidr, _ in entry.spots):
                 self._stock.lent.pop(entry.handle, None)
-                if entry.dying:
+                if entry.dying and entry.noted:
                     self.dirty.add(entry.handle)
         if not any(isinstance(problem, Exception) for problem in problems.values()):
             self.drop_strays = False
@@ -281,20 +346,24 @@ class Commit:
         holder = self._ledger.held[cidr].block.holder(ordinal)
         return holder.handle if holder else ""
 
-    async def _lower(self, releases: list[Request]) -> None:
-        """Handles that hold less now. What fails is tried again later; the release itself is done."""
-        self.dirty |= {request.handle for request in releases}
+    async def _lower(self, releases: list[Request], *, own: bool) -> None:
+        """Handles that hold less now, with `own` the stock's. What fails is tried again later; the release itself is
+        done."""
+        self.dirty |= {request.handle for request in releases if not request.bare}
         self.tried -= self.dirty
         if not self._ledger.doubtful:
-            for handles_due, own in ((self.dirty, False), (self.tried, True)):
+            for handles_due, mine in ((self.dirty, False), (self.tried, True)):
                 due = sorted(handles_due - self._stock.lent.keys())
-                outcomes = await asyncio.gather(*(attempt(self._writing.lower, handle, own=own) for handle in due))
+                outcomes = await asyncio.gather(*(attempt(self._writing.lower, handle, own=mine) for handle in due))
                 for handle, outcome in zip(due, outcomes, strict=True):
                     if isinstance(outcome, Exception):
                         self._writing.problem = outcome
                     else:
                         handles_due.discard(handle)
-            await self._writing.lower_own()
+            if own:
+                await self._writing.lower_own()
+            else:
+                self._writing.loosen()
         for request in releases:
             if request.error is not None:
                 fail([request], request.error)

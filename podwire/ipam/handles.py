@@ -29,9 +29,11 @@ def name_of(handle: str) -> str:
 
 @dataclass(slots=True)
 class Marks:
-    """Those that one process leaves."""
+    """Those that one process leaves. `known` are handles as it last stored them, by name: the API refuses what is
+    built on one that changed since, so it need not be read first."""
 
     process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    known: dict[str, Object] = field(default_factory=dict)
     _raises: int = 0
 
     def next(self) -> str:
@@ -78,16 +80,18 @@ def counts_of(stored: Object | None) -> dict[Cidr, int]:
 async def raise_to(api: Api, handle: str, wanted: Counts, marks: Marks) -> set[Cidr]:
     """Note that a handle is about to hold at least so many addresses; the other blocks in which it is said to hold
     some. Raises ApiError, Lost."""
-    mark = marks.next()
+    mark, name = marks.next(), name_of(handle)
+    stored = marks.known.pop(name, None)
     for _ in range(TRIES):
         try:
-            await api.create(IPAMHANDLES, _object(handle, wanted, mark))
-            return set()
+            if stored is None:
+                marks.known[name] = await api.create(IPAMHANDLES, _object(handle, wanted, mark))
+                return set()
         except ApiError as error:
             if not error.already_exists:
                 raise
         try:
-            stored = await read(api, handle)
+            stored = stored or await read(api, handle)
             if stored is None:
                 continue
             counts = counts_of(stored)
@@ -95,11 +99,12 @@ async def raise_to(api: Api, handle: str, wanted: Counts, marks: Marks) -> set[C
             block |= {str(cidr): max(count, counts.get(cidr, 0)) for cidr, count in wanted.items()}
             metadata = stored["metadata"]
             metadata["annotations"] = {**(metadata.get("annotations") or {}), MARK: mark}
-            await api.update(IPAMHANDLES, stored)
+            marks.known[name] = await api.update(IPAMHANDLES, stored)
             return set(counts) - set(wanted)
         except ApiError as error:
             if not (error.conflict or error.not_found):
                 raise
+            stored = None
     raise Lost(f"IPAM handle {name_of(handle)} changes all the time")
 
 
@@ -109,12 +114,15 @@ async def lower_to(
     look: Callable[[set[Cidr]], Awaitable[dict[Cidr, int]]],
     only: Marks | None = None,
     make: Marks | None = None,
+    known: dict[str, Object] | None = None,
 ) -> Counts | None:
     """Make a handle say what it holds; nothing: it is removed. `look` answers that, given the blocks that the stored
-    handle names. With `only`, not if another process raised it since; with `make` one that is missing is made. What it
-    says now; None if there was none and is none. Raises ApiError, Lost."""
+    handle names. With `only`, not if another process raised it since; with `make` one that is missing is made; `known`
+    are handles as this process stored them. What it says now; None if there was none and is none. Raises ApiError,
+    Lost."""
+    stored = None if known is None else known.pop(name_of(handle), None)
     for _ in range(TRIES):
-        stored = await read(api, handle)
+        stored = stored or await read(api, handle)
         if (stored is None and make is None) or (stored and only is not None and not only.ours(stored)):
             return None
         actual = await look(set(counts_of(stored)))
@@ -132,6 +140,7 @@ async def lower_to(
         except ApiError as error:
             if not (error.conflict or error.not_found or error.already_exists):
                 raise
+            stored = None
     raise Lost(f"IPAM handle {name_of(handle)} changes all the time")
 
 

@@ -68,6 +68,7 @@ class Placing:
         """Free in drafts what the handle holds, and note what that is."""
         entry = self._stock.lent.get(request.handle)
         spots = self._ledger.spots(request.handle)
+        request.bare = entry is not None and not entry.noted and request.handle not in self._ledger.index
         if entry is not None:
             entry.dying = True
             spots = [*spots, *entry.spots]
@@ -86,6 +87,10 @@ class Placing:
         wish = request.wish
         assert wish is not None and request.attribute is not None
         request.placed = {}
+        request.ahead = request.lend and not request.exact and request.handle not in self._ledger.index
+        if request.ahead and self._place_ahead(request):
+            return 0
+        request.ahead = False
         have: dict[int, list[Spot]] = {}
         for spot in self._ledger.spots(request.handle):
             have.setdefault(FAMILY[spot[0].width], []).append(spot)
@@ -102,6 +107,21 @@ class Placing:
                 return family
             request.placed[family] = found
         return 0
+
+    def _place_ahead(self, request: Request) -> bool:
+        """All families as if for the stock, to be lent as soon as that is stored: one write serves all who wait."""
+        assert request.wish is not None
+        for family in request.wish.families:
+            width = WIDTH[family]
+            for cidr in self._room.candidates(self._choose(request.wish, family), width):
+                ordinal = self.draft(cidr).take(self._stock.attribute, self._reserved(cidr))
+                if ordinal is not None:
+                    request.placed[family] = cidr, ordinal
+                    break
+            else:
+                self.undo(request)
+                return False
+        return True
 
     def _place_any(self, request: Request, family: int) -> Spot | None:
         assert request.wish is not None and request.attribute is not None
@@ -173,7 +193,7 @@ class Placing:
             self._stock.take((cidr, ordinal))
             self.draft(cidr).release([ordinal])
 
-    def restock(self) -> list[Spot]:
+    def restock(self, *, writing: bool) -> list[Spot]:
         """Claim more addresses ahead when few are left or the block is written anyway; return some when they are too
         many."""
         added: list[Spot] = []
@@ -183,7 +203,7 @@ class Placing:
             goal, left = self.goal(width), self._stock.left(width)
             if shrink or not goal:
                 self._give_back(self._stock.spots(width)[: max(0, left - goal)])
-            if left * 2 >= goal and not self.drafts and not self._stock.lent:
+            if left * 2 >= goal and not self.drafts and not writing:
                 continue
             for cidr in self._stock_cidrs(width):
                 while (

@@ -30,6 +30,9 @@ class Request:
     error: Exception | None = None
     placed: dict[int, Spot] = field(default_factory=dict)  # family → address taken in this round
     won: bool = False  # something of it is stored already
+    lend: bool = False  # may have an address that is claimed ahead just now
+    ahead: bool = False  # what was placed in this round is claimed ahead
+    bare: bool = False  # a release of what was lent, whose handle was never written
     exact: dict[int, Spot] = field(default_factory=dict)
     raised: set[Cidr] = field(default_factory=set)  # blocks that its handle was made to name
     checked: set[Cidr] = field(default_factory=set)  # named by the stored handle, and it holds nothing there

@@ -30,6 +30,7 @@ class Writing:
         self.problem: Exception | None = None
         self.marks = marks
         self._noted: dict[Cidr, int] | None = None  # what the stored handle of the stock counts, where known
+        self.loose = False  # that may be more than it holds
 
     async def raise_own(self) -> Exception | None:
         """The stock's handle, before blocks say more of it."""
@@ -99,10 +100,15 @@ class Writing:
                 await self._ledger.reread(cidr, wanted=True)
             return self._ledger.counts(handle)
 
-        await handles.lower_to(self._api, handle, actual, self.marks if own else None)
+        await handles.lower_to(self._api, handle, actual, self.marks if own else None, known=self.marks.known)
+
+    def loosen(self) -> None:
+        """Leave that for later: a stock that comes and goes needs no write of its handle each time."""
+        self.loose = self._ledger.counts(self._stock.handle) != (self._noted or {})
 
     async def lower_own(self) -> None:
         """The stock's handle, where it says too much."""
+        self.loose = False
         actual = self._ledger.counts(self._stock.handle)
         if actual != self._noted and (self._noted or actual or self._ledger.held):
             outcome = await attempt(self.lower, self._stock.handle)

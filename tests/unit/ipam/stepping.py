@@ -26,7 +26,8 @@ from podwire.model.ippool import IPAMConfig, IPPool
 
 Call = tuple[str, GVR, bytes]  # verb, kind, arguments as JSON
 Answer = tuple[int, bytes]  # 0 and the JSON of what came back, else 1 and that of an ApiError
-Op = tuple[str, str]  # ("assign" | "release" | "tend" | "settle", handle); "later assign": at any time
+Op = tuple[str, str]  # ("assign" | "release" | "tend" | "settle", handle); "later assign": at any time;
+# ("pin", "handle address"): that very address if the first try succeeds, else any
 
 PAUSE = GVR("", "v1", "pauses", "Pause")
 UNKNOWN: Answer = (1, msgspec.json.encode([0, "ConnectionError", "the answer was lost", {}]))
@@ -192,6 +193,12 @@ class Process:
                 (self.told[handle],) = await self._until(lambda: allocator.assign(Wish(handle, {"pod": handle})))
             except NoAddresses:
                 return
+        elif verb == "pin":
+            handle, _, address = handle.partition(" ")
+            try:
+                (self.told[handle],) = await allocator.assign(Wish(handle, {"pod": handle}, exact=(address,)))
+            except ApiError:
+                await self._op(allocator, "assign", handle)
         elif verb == "release":
             self.told.pop(handle, None)
             await self._until(lambda: allocator.release(handle))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -84,6 +85,54 @@ async def test_release_before_the_rewrite() -> None:
     await a.settled()
     assert a.lent == {} and address not in stored(api)
     assert (await a.assign(Wish("h", POD))) != [address]
+
+
+async def test_a_pod_that_ends_at_once_costs_one_write_of_its_block() -> None:
+    api = await cluster()
+    a = await ready(api)
+    await a.assign(Wish("h", POD))
+    before = dict(api.calls)
+    await a.release("h")
+    made = {call: number - before.get(call, 0) for call, number in api.calls.items() if number != before.get(call, 0)}
+    await a.settled()
+    assert sum(made.values()) <= 2 and "h" not in {o["spec"]["handleID"] for o in api.objects(IPAMHANDLES)}, made
+
+
+async def test_all_who_wait_share_one_write_and_no_handle_is_written_before_them() -> None:
+    api = await cluster("10.244.0.0/20", 24)
+    a = await ready(api)
+    got = await asyncio.gather(*(a.assign(Wish(f"h{n}", POD)) for n in range(40)))
+    assert len({address for (address,) in got}) == 40
+    assert [o["spec"]["handleID"] for o in api.objects(IPAMHANDLES)] == ["first", "podwire-ahead-a"]
+    held = {a for obj in api.objects(IPAMBLOCKS) for a in stored_in(obj)}
+    assert {address for (address,) in got} <= held, "what was told is on the API"
+    await a.settled()
+    assert {stored(api)[address]: address for (address,) in got} == {f"h{n}": got[n][0] for n in range(40)}
+
+
+def stored_in(obj: Any) -> set[str]:
+    block = blocks.from_spec(obj["spec"])
+    return {block.cidr.address(ordinal) for ordinals in block.holdings().values() for ordinal in ordinals}
+
+
+@pytest.mark.parametrize("families", [(4,), (4, 6)], ids=["pinned", "the other family too"])
+@pytest.mark.parametrize("fails", [0, 1, 3])
+async def test_a_second_claim_of_what_was_lent_has_no_second_address(families: tuple[int, ...], fails: int) -> None:
+    """The handle of the first is not written yet when the second comes, which the stock cannot serve."""
+    api = await cluster()
+    spec = {"cidr": "fd00:244::/112", "blockSize": 122, "nodeSelector": "all()"}
+    await api.create(IPPOOLS, {"metadata": {"name": "six"}, "spec": spec})
+    a = await ready(api)
+    (address,) = await a.assign(Wish("h", POD))
+    assert a.lent == {address: "h"}
+    api.fail_next(times=fails)
+    exact = (address,) if families == (4,) else ()
+    for _ in range(fails):
+        with contextlib.suppress(ApiError):
+            assert (await a.assign(Wish("h", POD, families=families, exact=exact)))[0] == address
+    assert (await a.assign(Wish("h", POD, families=families, exact=exact)))[0] == address
+    await a.settled()
+    assert [own for own, handle in stored(api).items() if handle == "h" and "." in own] == [address]
 
 
 async def test_the_api_is_down_and_pods_still_start() -> None:

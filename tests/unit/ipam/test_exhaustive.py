@@ -16,6 +16,7 @@ from tests.unit.ipam.stepping import Plan, pool_of, steps
 TWO_BLOCKS = pool_of("10.244.0.0/30", 31)
 ONE_BLOCK = pool_of("10.244.0.0/31", 31)
 STOCKED = pool_of("10.244.0.0/29", 29)
+ROOMY = pool_of("10.244.0.0/28", 28)
 
 
 def node(name: str, *lines: Any, stock: bool = False) -> Plan:
@@ -33,15 +34,29 @@ SCENES = {
     "they come and go, an answer is lost": Scene(TWO_BLOCKS, both("assign N.0", "release N.0", "assign N.1"), faults=1),
     "a node crashes": Scene(TWO_BLOCKS, both("assign N.0"), crashes=1),
     "one borrows from the other": Scene(ONE_BLOCK, both("assign N.0", "release N.0")),
-    "addresses ahead, of one block": Scene(STOCKED, both("assign N.0", "assign N.1", stock=True)),
+    "addresses ahead, of one block": Scene(
+        STOCKED, (node("a", "assign a.0", "assign a.1", stock=True), node("b", "assign b.0", stock=True))
+    ),
     "addresses ahead, an answer is lost": Scene(
         STOCKED, (node("a", "assign a.0", "assign a.1", "release a.0", "settle", stock=True),), faults=1
     ),
     "addresses ahead, a crash": Scene(
         STOCKED, (node("a", "assign a.0", "assign a.1", "release a.0", stock=True),), crashes=1
     ),
-    "drawn while a write is under way": Scene(
-        STOCKED, (node("a", "assign a.0", ["settle", "later assign a.1", "later release a.0"], stock=True),), faults=1
+    "drawn and given back while a write is under way": Scene(
+        STOCKED, (node("a", "assign a.0", ["settle", "later assign a.1", "later release a.0"], stock=True),)
+    ),
+    "drawn while a write is under way, an answer is lost": Scene(
+        STOCKED, (node("a", "assign a.0", ["settle", "later assign a.1"], stock=True),), faults=1
+    ),
+    "given back while a write is under way, an answer is lost": Scene(
+        STOCKED, (node("a", "assign a.0", ["settle", "later release a.0"], stock=True),), faults=1
+    ),
+    "one write for two who wait, an answer is lost": Scene(
+        STOCKED, (node("a", ["assign a.0", "later assign a.1"], stock=True),), faults=1
+    ),
+    "pinned, and when that has no answer any": Scene(
+        ROOMY, (node("a", "assign a.0", "pin a.1 10.244.0.14", stock=True),), faults=1
     ),
     "given back with a lost answer and a crash": Scene(
         ONE_BLOCK, (node("a", "assign a.0", "release a.0"),), faults=1, crashes=1
@@ -51,15 +66,15 @@ SCENES = {
 
 @pytest.mark.parametrize("name", SCENES)
 def test_every_order(name: str) -> None:
-    """States seen: 768, 18,434, 93,773, 29,592, 10,935, 21,555, 705, 1,072, 9,757 and 6,396."""
+    """States seen: hundreds to tens of thousands in each."""
     found = Search(SCENES[name]).run()
-    assert found.ends > 1 and found.states > 700
+    assert found.ends > 1 and found.states > 250
 
 
 MISTAKES: dict[str, tuple[str, tuple[Any, str, str, str]]] = {
     "given from the stock while a write may yet give it another": (
-        "drawn while a write is under way",
-        (claims.Allocator, "_from_stock", " or unsettled", ""),
+        "pinned, and when that has no answer any",
+        (claims.Allocator, "_from_stock", " or self._commit.unsettled(wish.handle)", ""),
     ),
     "blocks written without their version": (
         "one borrows from the other",
