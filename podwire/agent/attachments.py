@@ -103,6 +103,7 @@ class Attachments:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._prefix = os.fspath(directory) + "/"
         self._records: dict[Key, Attachment] = {}
         self._hosts: dict[str, dict[Key, None]] = {}  # host end → whose it is or was
         self._guard = threading.Lock()
@@ -132,7 +133,7 @@ class Attachments:
 
     def put(self, record: Attachment) -> None:
         """Raises OSError (a full disk, say); then nothing has changed."""
-        path = os.fspath(self._path(record.key))
+        path = self._prefix + _name(record.key)
         temporary = path.removesuffix("json") + "new"
         try:
             _write(temporary, msgspec.json.encode(record))
@@ -146,7 +147,7 @@ class Attachments:
 
     def remove(self, key: Key) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(key))  # noqa: PTH108 - on the DEL path
+            os.unlink(self._prefix + _name(key))  # noqa: PTH108 - on the DEL path
         with self._guard:
             record = self._records.pop(key, None)
             if record is not None and (keys := self._hosts.get(record.host_name)) is not None:
@@ -176,8 +177,12 @@ class Attachments:
         return next((record for record in mine if record.state in wanted and not record.key[2]), None)
 
     def _path(self, key: Key) -> Path:
-        # neither part may contain a colon
-        return self._directory / (":".join(part for part in key if part) + ".json")
+        return self._directory / _name(key)
+
+
+def _name(key: Key) -> str:
+    """Its file's. Neither part may contain a colon."""
+    return (":".join(key) if key[2] else f"{key[0]}:{key[1]}") + ".json"
 
 
 def _write(path: str, content: bytes) -> None:

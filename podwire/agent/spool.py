@@ -40,6 +40,7 @@ class Spool:
 
     def __init__(self, directory: Path, inner: Serve) -> None:
         self._directory = directory
+        self._prefix = os.fspath(directory) + "/"
         self._inner = inner
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -98,12 +99,11 @@ class Spool:
         name = ",".join(parts)
         if "/" in name or "\0" in name or not all(parts) or name.startswith("."):
             return None  # the shim refuses such names
-        path = self._directory / name
         try:
-            os.lstat(path)
+            os.lstat(self._prefix + name)
         except OSError:
             return None
-        return path
+        return self._directory / name
 
     def _settle(self, path: Path) -> bool:
         """Do one kept DEL and forget it; False when it must be tried again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -77,6 +78,8 @@ MAX_IDENTIFIER = 200
 """Bytes of a container ID or network name: records and the spool name files by them."""
 _MAX_POD_NAME = 253
 _MAX_PATH = 4096
+_MAX_KEPT = 4096
+"""Bytes of a network configuration that is remembered: pods of one network come with the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +145,17 @@ def parse(env: Mapping[str, str], stdin: bytes) -> Request:
             args=_parse_args(env.get("CNI_ARGS", "")),
             runtime=_runtime(_mapping(config, "runtimeConfig")),
             config=config,
-            previous=None if config.get("prevResult") is None else decode(config["prevResult"]),
+            previous=_previous(command, config),
             valid=_valid(config) if command == "GC" else None,
         )
     except RecursionError:
         raise CniError(DECODE_FAILURE, "cannot decode the network configuration", "it is nested too deeply") from None
+
+
+def _previous(command: str, config: Mapping[str, Any]) -> Result | None:
+    """prevResult, checked; nothing that ends an attachment reads it, nor may fail for it."""
+    raw = None if command == "DEL" else config.get("prevResult")
+    return None if raw is None else decode(raw)
 
 
 def stated_version(stdin: bytes) -> str:
@@ -191,7 +200,12 @@ def check_interface(what: str, name: str, code: int) -> None:
         raise CniError(code, f"{what} is not an interface name", name[:64])
 
 
-def _decode_config(stdin: bytes) -> dict[str, Any]:
+def _decode_config(stdin: bytes) -> Mapping[str, Any]:
+    """Not to be changed: others may be given the same."""
+    return _decode_again(stdin) if len(stdin) <= _MAX_KEPT else _decode(stdin)
+
+
+def _decode(stdin: bytes) -> Mapping[str, Any]:
     """Of a key that comes twice the last counts, as Go's decoder has it, and so as the plugins beside us see it."""
     try:
         config = msgspec.json.decode(stdin)
@@ -202,6 +216,9 @@ def _decode_config(stdin: bytes) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CniError(DECODE_FAILURE, "cannot decode the network configuration", "it is not a JSON object")
     return config
+
+
+_decode_again = lru_cache(16)(_decode)
 
 
 def _version(config: Mapping[str, Any]) -> str:

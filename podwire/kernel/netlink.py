@@ -12,9 +12,8 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
@@ -48,6 +47,8 @@ _SO_RCVBUFFORCE = 33
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
+_ATTRIBUTE32 = struct.Struct("=HHI")
+_PADDING = (b"", bytes(3), bytes(2), bytes(1))  # by what the length leaves over
 _RECEIVE_BYTES = 1 << 17
 _ANSWER_BYTES = 1 << 14
 """Room for an acknowledgement, which repeats the refused message where the kernel does not cap it, or one object."""
@@ -69,8 +70,7 @@ class KernelError(Exception):
         super().__init__(f"{what}: {os.strerror(errno)} [{errno_names.errorcode.get(errno, errno)}]{words}")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One request. `what` names it for error texts; `flags` are those beside REQUEST and ACK."""
 
     what: str
@@ -81,7 +81,8 @@ class Message:
 
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute, padded to four bytes."""
-    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
+    size = len(payload)
+    return _ATTRIBUTE.pack(size + 4, kind) + payload + _PADDING[size & 3]
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
@@ -98,7 +99,7 @@ def be16(kind: int, value: int) -> bytes:
 
 
 def u32(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("=I", value))
+    return _ATTRIBUTE32.pack(8, kind, value)
 
 
 def u64(kind: int, value: int) -> bytes:

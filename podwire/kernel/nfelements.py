@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from podwire.kernel.netlink import (
     NETLINK_NETFILTER,
@@ -45,8 +46,7 @@ _PER_MESSAGE = 500
 _PARTS = (_ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END)
 
 
-@dataclass(frozen=True, slots=True)
-class SetName:
+class SetName(NamedTuple):
     """Which set: ("inet", "podwire", "endpoints")."""
 
     family: str
@@ -54,8 +54,7 @@ class SetName:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """`data` is a map's value; a set's element has none. `end` is the last key of a range, in sets of intervals over
     concatenated keys (where it has the key's length, too)."""
 
@@ -123,17 +122,19 @@ class ElementSocket(NetlinkSocket):
         self._sequence = end
         frame = _NFGENMSG.pack(0, 0, _SUBSYSTEM)
         wire = [encode(Message("begin", _BATCH_BEGIN, 0, frame), begin, NLM_F_REQUEST)]
-        for number, request in enumerate(requests, begin + 1):
-            wire.append(encode(request, number, NLM_F_REQUEST | NLM_F_ACK))
+        for number, request in enumerate(requests[:-1], begin + 1):
+            wire.append(encode(request, number, NLM_F_REQUEST))
+        wire.append(encode(requests[-1], end - 1, NLM_F_REQUEST | NLM_F_ACK))
         wire.append(encode(Message("end", _BATCH_END, 0, frame), end, NLM_F_REQUEST))
         self._socket.send(b"".join(wire))
         self._settle([request.what for request in requests], begin, end)
 
     def _settle(self, what: list[str], begin: int, end: int) -> None:
-        """Wait for every acknowledgement between; raises the first refusal once all are in."""
-        pending = set(range(begin + 1, end))
+        """Wait for the last request's acknowledgement; raises the first refusal. (Refusals are told without being asked
+        for, all requests are tried, and what is told of them comes in their order once the last was.)"""
         refusal: KernelError | None = None
-        while pending:
+        settled = False
+        while not settled:
             for reply, flags, sequence, answer in decode(self._socket.recv(1 << 16)):
                 if reply != NLMSG_ERROR or not begin <= sequence <= end:
                     continue
@@ -141,9 +142,8 @@ class ElementSocket(NetlinkSocket):
                 if code:
                     step = what[min(max(sequence - begin - 1, 0), len(what) - 1)]
                     refusal = refusal or KernelError(step, code, words)
-                if sequence in (begin, end):  # the batch as a whole was refused: nothing else will be answered
-                    pending.clear()
-                pending.discard(sequence)
+                # begin, end: the batch as a whole was refused, and nothing else will be answered
+                settled |= sequence in (begin, end - 1, end)
         if refusal is not None:
             raise refusal
 
@@ -158,6 +158,7 @@ def _requests(what: str, kind: int, flags: int, elements: Mapping[SetName, Itera
             yield Message(f"{what} set {target.name}", kind, flags, body)
 
 
+@lru_cache(64)
 def _head(target: SetName) -> bytes:
     names = text(_LIST_TABLE, target.table) + text(_LIST_SET, target.name)
     return _NFGENMSG.pack(_FAMILIES[target.family], 0, 0) + names

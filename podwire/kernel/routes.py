@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from podwire.kernel.netlink import (
     NLM_F_CREATE,
@@ -85,6 +86,7 @@ class Address:
     scope: int = SCOPE_UNIVERSE
 
 
+@lru_cache(512)  # the same few again and again in one attachment
 def pack_address(address: str) -> tuple[int, bytes]:
     """(family, bytes) of an IPv4 or IPv6 address. Raises KernelError EINVAL naming the text."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -98,6 +100,7 @@ def unpack_address(raw: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6 if len(raw) == 16 else socket.AF_INET, raw)
 
 
+@lru_cache(512)
 def pack_cidr(cidr: str) -> tuple[int, bytes, int]:
     """(family, bytes, prefix length); a bare address is a host prefix, "default" is 0.0.0.0/0."""
     if cidr == "default":
@@ -110,6 +113,7 @@ def pack_cidr(cidr: str) -> tuple[int, bytes, int]:
     return family, raw, int(length) if slash else bits
 
 
+@lru_cache(512)
 def pack_mac(mac: str) -> bytes:
     """Six bytes of "aa:bb:…". Raises KernelError EINVAL."""
     try:

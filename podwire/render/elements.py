@@ -9,6 +9,7 @@ import ipaddress
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _NAME_BYTES = 16
@@ -33,6 +34,7 @@ class Row:
     end: bytes = b""
 
 
+@lru_cache(512)  # in several rows of each attachment, as is its interface
 def address(text: str) -> Part:
     return Part(ipaddress.ip_address(text).packed, text)
 
@@ -45,6 +47,7 @@ def port(number: int) -> Part:
     return Part(struct.pack(">Hxx", number), str(number))
 
 
+@lru_cache(512)
 def interface(name: str) -> Part:
     return Part(name.encode().ljust(_NAME_BYTES, b"\0"), f'"{name}"')
 
