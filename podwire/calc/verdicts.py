@@ -50,6 +50,10 @@ class Decision:
     logs: tuple[RuleRef, ...] = ()
     onward: int | None = None
 
+    def after(self, logs: tuple[RuleRef, ...]) -> Decision:
+        """The same, these logged before."""
+        return replace(self, logs=logs + self.logs) if logs else self
+
 
 class Match(NamedTuple):
     """The key of a row. `number` is the class (UNKNOWN in a stage that is not classed). `first` to `last` are
@@ -142,10 +146,10 @@ def judge(
         stage = table.stages[at]
         found = _narrowest(stage, peer if stage.classed else UNKNOWN, protocol, port)
         if found and found.onward is None:
-            return replace(found, logs=logs + found.logs) if logs else found
+            return found.after(logs)
         logs += found.logs if found else ()
         at = at + 1 if found is None or found.onward is None else found.onward
-    return replace(table.default, logs=logs + table.default.logs) if logs else table.default
+    return table.default.after(logs)
 
 
 def _narrowest(stage: Stage, peer: int, protocol: int, port: int) -> Decision | None:
