@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from podwire.cli.errors import reported
+from podwire.cli.node import unenforced
 from podwire.cli.output import boxed, columns, megabytes, output_option, show
 from podwire.cli.which import lab_plan, lab_state, name_option
-from podwire.lab.state import every_lab
+from podwire.lab.state import LabError, LabState, every_lab
 from podwire.lab.status import IMAGE, LabStatus, line_of, look
+from podwire.observe.endpoints import ENFORCED
 
 
 @click.command("list")
@@ -38,16 +42,30 @@ def status(name: str, form: str) -> None:
     """
     with reported():
         state = lab_state(name)
-        found = look(state, lab_plan(state))
+        found = _with_policy(state, look(state, lab_plan(state)))
     show(found, form, lambda: status_table(found))
     if found.state != "running":
         raise SystemExit(1)
 
 
+def _with_policy(state: LabState, found: LabStatus) -> LabStatus:
+    """The same with what the nodes say of network policy; a lab that does not run says nothing."""
+    if found.state != "running":
+        return found
+    from podwire.cli.nodes import lab_seen
+
+    try:
+        said = {seen.node: seen.policy for seen in lab_seen(state)}
+    except LabError:  # a node is gone, and its line says so
+        return found
+    return replace(found, nodes=tuple(replace(node, policy=said.get(node.name, "")) for node in found.nodes))
+
+
 def status_table(found: LabStatus) -> str:
-    """The lab's line, its nodes, its pods."""
+    """The lab's line, whether policy is in force, its nodes, its pods."""
     top = f"{found.name}: {found.state}, {found.processes} processes, {megabytes(found.memory_bytes)}, {found.server}"
-    parts = [top + (f"\n{found.note}" if found.note else "")]
+    loud = [unenforced(node.name, node.policy) for node in found.nodes if node.policy not in ("", ENFORCED)]
+    parts = ["\n".join([top, *([found.note] if found.note else []), *loud])]
     parts.append(
         columns(
             ("NODE", "ROLE", "READY", "ADDRESS", "POD-CIDR", "PODS", "AGENT", "KUBELET", "MEMORY"),

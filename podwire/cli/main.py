@@ -18,6 +18,7 @@ VERBS = {
     "controller": ("podwire.cli.controller", "controller", "What one process does for all nodes of a cluster."),
     "cni": ("podwire.cli.cni", "cni", "The CNI plugin's files on one node."),
     "ipam": ("podwire.cli.ipam", "ipam", "Addresses of pods: who has them, and whether that is right."),
+    "policy": ("podwire.cli.policy", "policy", "Network policies: checked, asked, compared and tested."),
     "node": ("podwire.cli.node", "node", "What a node's agent has on record, and what its kernel holds."),
     "debug": ("podwire.cli.debug", "debug", "Look into a running agent: everything it knows, and why."),
     "bench": ("podwire.cli.bench", "bench", "Measure, and write the figures as JSON."),

@@ -11,7 +11,7 @@ from podwire.model.api import Object
 from podwire.model.gvr import PODS
 from podwire.model.seen import NodeSeen
 from podwire.observe import endpoints
-from podwire.observe.endpoints import GOOD, EndpointRow, NodeRow
+from podwire.observe.endpoints import ENFORCED, GOOD, EndpointRow, NodeRow
 
 
 @click.group()
@@ -64,7 +64,8 @@ def show_endpoints(
 def show_status(names: tuple[str, ...], local: bool, kubeconfig: str, context: str, form: str) -> None:
     """Agent, CNI configuration, tunnel and attachments of a node, or of each node of the lab.
 
-    Exits with 1 when an agent is not ready or an attachment is damaged or stray.
+    POLICY is enforced, off, or stale (enforced as it was when the agent last could). Exits with 1 when an agent is not
+    ready, policy is stale, or an attachment is damaged or stray.
 
     \b
     podwire node status
@@ -73,7 +74,7 @@ def show_status(names: tuple[str, ...], local: bool, kubeconfig: str, context: s
     with reported():
         rows = [endpoints.node_row(seen) for seen in _seen(names, kubeconfig, context, local)]
     show(rows, form, lambda: status_table(rows))
-    if any(row.agent != "ready" or row.damaged or row.stray for row in rows):
+    if any(row.agent != "ready" or row.policy.startswith("stale") or row.damaged or row.stray for row in rows):
         raise SystemExit(1)
 
 
@@ -134,16 +135,24 @@ def workload_table(rows: list[dict[str, str]]) -> str:
 
 def status_table(rows: list[NodeRow]) -> str:
     """The nodes, and below them what could not be looked at."""
-    header = ("NODE", "AGENT", "CNI-CONFIG", "TUNNEL", "ENDPOINTS", "DAMAGED", "STRAY", "SPOOLED")
+    header = ("NODE", "AGENT", "POLICY", "CNI-CONFIG", "TUNNEL", "ENDPOINTS", "DAMAGED", "STRAY", "SPOOLED")
     cells = [
         (
             row.node,
             row.agent,
+            row.policy.partition(":")[0] or "-",
             row.config or "none",
             row.tunnel or "-",
             *(str(count) for count in (row.attachments, row.damaged, row.stray, row.spooled)),
         )
         for row in rows
     ]
+    loud = [unenforced(row.node, row.policy) for row in rows if row.policy not in ("", ENFORCED)]
     unseen = [f"{row.node}: not looked at: {what}" for row in rows for what in row.blind]
-    return "\n".join([columns(header, cells), *(["", *unseen] if unseen else [])])
+    return "\n".join([columns(header, cells), *(["", *loud, *unseen] if loud or unseen else [])])
+
+
+def unenforced(node: str, policy: str) -> str:
+    """A line that cannot be overlooked."""
+    what = "NOT UP TO DATE" if policy.startswith("stale") else "NOT ENFORCED"
+    return click.style(f"{node}: network policy is {what}: {policy.partition(': ')[2] or policy}", fg="red", bold=True)

@@ -15,7 +15,8 @@ IMAGE = "podwire/node:v1.36.0"
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One node: what the API says of it, which of its daemons run, and what its processes weigh (bytes, PSS)."""
+    """One node: what the API says of it, which of its daemons run, what its processes weigh (bytes, PSS), and whether
+    network policy is in force there (as `NodeSeen.policy`; '' while nobody looked)."""
 
     name: str
     role: str
@@ -28,6 +29,7 @@ class NodeStatus:
     agent: str
     kubelet: str
     memory_bytes: int
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

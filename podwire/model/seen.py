@@ -47,13 +47,16 @@ class SeenFile(msgspec.Struct, frozen=True):
 class NodeSeen(msgspec.Struct, frozen=True):
     """`links` are host ends of pods (name → up), `routes` lead to them, `admitted` are (interface, address), `present`
     the addresses that any network namespace beside the node's own has. `agent` is ready, not ready (and why), or not
-    running; `config` the CNI configuration that a runtime would take. `blind` says what could not be looked at."""
+    running; `config` the CNI configuration that a runtime would take. `policy` says in words whether network policy is
+    in force: "enforced", or why not ("off: …", "stale: …"); '' when that is not known. `blind` says what could not be
+    looked at."""
 
     node: str
     agent: str = ""
     config: str = ""
     spooled: int = 0
     tunnel: str = ""
+    policy: str = ""
     attachments: tuple[SeenAttachment, ...] = ()
     links: dict[str, bool] = {}
     routes: tuple[SeenRoute, ...] = ()

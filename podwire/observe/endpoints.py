@@ -9,6 +9,7 @@ from podwire.model import workload
 from podwire.model.api import Object
 from podwire.model.seen import NodeSeen
 
+ENFORCED = "enforced"
 GOOD, DAMAGED, BEGUN, ENDING, STRAY = "ok", "damaged", "being made", "being removed", "stray"
 _STATES = {"wiring": BEGUN, "deleted": ENDING}
 
@@ -35,7 +36,8 @@ class EndpointRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node in a line: its agent, the CNI configuration that counts, its tunnel's address, and its attachments."""
+    """A node in a line: its agent, the CNI configuration that counts, its tunnel's address, whether policy is in force
+    (as `NodeSeen.policy`), and its attachments."""
 
     node: str
     agent: str
@@ -46,6 +48,7 @@ class NodeRow:
     stray: int
     spooled: int
     blind: tuple[str, ...]
+    policy: str = ""
 
 
 def endpoint_rows(seen: NodeSeen) -> list[EndpointRow]:
@@ -97,6 +100,7 @@ def node_row(seen: NodeSeen) -> NodeRow:
         stray=sum(row.state == STRAY for row in rows),
         spooled=seen.spooled,
         blind=seen.blind,
+        policy=seen.policy,
     )
 
 

@@ -51,7 +51,7 @@ def test_a_nodes_line() -> None:
     row = endpoints.node_row(SEEN)
     assert (row.attachments, row.damaged, row.stray) == (4, 1, 1)
     lines = page.status_table([row]).splitlines()
-    assert lines[1].split() == ["n1", "ready", "none", "-", "4", "1", "1", "0"]
+    assert lines[1].split() == ["n1", "ready", "-", "none", "-", "4", "1", "1", "0"]
     assert lines[-1] == "n1: not looked at: routes: no permission"
 
 
