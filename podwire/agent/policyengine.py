@@ -1,0 +1,500 @@
+"""Policy in the kernel: keeps `inet podwire_policy` equal to what calculation says and to the pods that are wired.
+
+The engine knows what the kernel holds; a change is elements by netlink, and nothing is listed. First comes what is new
+and what is changed, in one transaction; what nothing leads to any more goes in a later one. After a refusal the table
+is in doubt: it is read back and put right with the next change. As long as that fails, what is there stays in force.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from podwire.agent.elements import OwnedElements, tell_repair
+from podwire.agent.policynames import Names, decisions
+from podwire.calc.verdicts import UNKNOWN, Governed, Pod, PolicyChanges, PolicyState
+from podwire.kernel import nfstructure
+from podwire.kernel.netlink import KernelError
+from podwire.kernel.nfelements import Element, ElementSocket, SetName
+from podwire.kernel.tables import NftProgram
+from podwire.model.policy import Direction
+from podwire.render import nft_policy, policyrows
+from podwire.render.nft_policy import Slot
+from podwire.render.policyrows import Place, Value
+
+log = logging.getLogger(__name__)
+
+SPARE = 2
+"""Slots of each shape in use that are made beforehand."""
+_AT_ONCE = 3_000
+"""Elements that one transaction surely takes, whatever the socket's buffer."""
+_FAMILY, _TABLE = nft_policy.TABLE.split()
+_EMPTY = PolicyState()
+
+Held = dict[str, dict[Place, Value]]
+Where = tuple[str, Place]
+Wanted = dict[Where, Value | None]
+Elements = dict[SetName, list[Element]]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A pod's wire: its interface on the node, and its bare addresses. `pod` None: nobody's whom Kubernetes knows;
+    `free`: the API was asked for the pod and has none of that name. On a bridge (its name) the port has `mac` on the
+    node's side."""
+
+    interface: str
+    pod: Pod | None
+    addresses: tuple[str, ...] = ()
+    bridge: str = ""
+    mac: str = ""
+    free: bool = False
+
+
+@dataclass
+class Change:
+    """Elements on their way. `fresh` are in slots that nobody has yet; `late` go when nothing leads to them."""
+
+    drops: dict[Where, Value] = field(default_factory=dict)
+    puts: dict[Where, Value] = field(default_factory=dict)
+    fresh: dict[Where, Value] = field(default_factory=dict)
+    late: dict[Where, Value] = field(default_factory=dict)
+
+
+class PolicyEngine:
+    """Threads may bind and unbind while another one applies. `strict`: connections that stand are judged again."""
+
+    def __init__(
+        self, program: NftProgram, sockets: Callable[[], ElementSocket], prefix: str, *, strict: bool = False
+    ) -> None:
+        self._program = program
+        self._sockets = sockets
+        self._prefix = prefix
+        self._strict = strict
+        self._guard = threading.RLock()
+        self._held: Held | None = None  # None: in doubt
+        self.names = Names()
+        self._adopted = False
+        self._logged: set[int] = set()  # Log rules whose chains are made
+        self._state = _EMPTY
+        self._pods: dict[Pod, Governed] = {}
+        self._bindings: dict[str, Binding] = {}
+        self._ports = OwnedElements(nft_policy.BRIDGE, [nft_policy.PORTS], nft_policy.bridge, program, sockets)
+        self._bridged = False
+        self.in_force = False
+
+    # -- what calculation says --------------------------------------------------------------------------------------
+
+    def doubt(self) -> None:
+        """Somebody may have changed the table: the next `apply` reads it."""
+        with self._guard:
+            self._held = None
+
+    def apply(self, state: PolicyState, changes: PolicyChanges) -> list[KernelError]:
+        """Make it so; what failed. `state` must not change meanwhile."""
+        with self._guard:
+            try:
+                self._state = state
+                if self._held is None:
+                    self._renew()
+                elif changes or changes.retired:
+                    self._step(self._held, changes)
+            except KernelError as error:
+                self._held = None
+                return [error]
+            return []
+
+    def _step(self, held: Held, changes: PolicyChanges) -> None:
+        state, names, by_table = self._state, self.names, self.names.slots.by_table
+        former = {n: by_table[n] for n in changes.tables if n in by_table and not self._stays(n)}
+        for n in former:
+            del by_table[n]
+        new = [n for n in changes.tables if n in state.tables and n not in by_table]
+        slots = self._take(new)
+        self._log_chains(held, self._told_decisions(changes))
+        wanted: Wanted = {}
+        late: set[Where] = set()
+        for n in changes.tables:
+            if n in by_table and n in state.tables:
+                slot = by_table[n]
+                wanted |= dict.fromkeys(((name, place) for name in slot.maps() for place in held.get(name, ())), None)
+                wanted |= {(cell.map, cell.place): cell.value for cell in names.table(n, state.tables[n])}
+        for n, rows in changes.rows.items():
+            for at, match in rows if n in state.tables and n not in changes.tables else ():
+                decision = state.tables[n].stages[at].rows.get(match)
+                for cell in names.row(n, at, match, decision):
+                    wanted[cell.map, cell.place] = cell.value if decision is not None else None
+                    if decision is None and match.number in changes.retired:
+                        late.add((cell.map, cell.place))
+        for address in changes.addresses:
+            target, place, value = names.address(state, address)
+            wanted[target, place] = value
+        for over in sorted(changes.ranges, key=state.ranges.__contains__):  # a new one may end where an old one did
+            for cell in names.range(over, state.ranges.get(over, UNKNOWN)):
+                wanted[cell.map, cell.place] = cell.value if over in state.ranges else None
+        moved = set(former)
+        pods = changes.pods | {pod for pod, tables in state.pods.items() if moved and not moved.isdisjoint(tables)}
+        for pod in pods:
+            if pod in state.pods:
+                self._pods[pod] = state.pods[pod]
+            else:
+                self._pods.pop(pod, None)
+        wanted |= self._bound(one for one in self._bindings.values() if one.pod in pods)
+        self._send(held, _difference(held, wanted, late, {name for slot in slots for name in slot.maps()}))
+        self._clear(held, former.values())
+        names.numbers.free(changes.retired)
+
+    def _stays(self, n: int) -> bool:
+        return n in self._state.tables and self.names.slots.fits(n, self._state.tables[n])
+
+    def _told_decisions(self, changes: PolicyChanges) -> set[int]:
+        tables = self._state.tables
+        found = {each for n in changes.tables if n in tables for each in self.names.news(decisions(tables[n]))}
+        for n, rows in changes.rows.items():
+            if n in tables:
+                told = (tables[n].stages[at].rows.get(match) for at, match in rows)
+                found |= self.names.news(decision for decision in told if decision is not None)
+        return found
+
+    def _take(self, tables: Iterable[int]) -> list[Slot]:
+        """Slots for tables that have none; those that are not there yet are made. Raises KernelError."""
+        taken = [self.names.slots.take(n, self._state.tables[n]) for n in tables]
+        if new := [slot for slot, unmade in taken if unmade]:
+            self._program.run("".join(map(nft_policy.slot, new)))
+        return [slot for slot, _ in taken]
+
+    def _log_chains(self, held: Held, numbers: set[int]) -> None:
+        """What Log rules do, where they are new. Raises KernelError."""
+        new = sorted(numbers - self._logged)
+        if not new:
+            return
+        self._program.run("".join(map(nft_policy.log, new)))
+        cells = [policyrows.log_cell(number, nft_policy.log_chain(number)) for number in new]
+        self._send(held, _difference(held, {(cell.map, cell.place): cell.value for cell in cells}))
+        self._logged.update(new)
+
+    def _send(self, held: Held, change: Change) -> None:
+        """Raises KernelError; what was sent before is noted."""
+        fresh = [*change.fresh.items()]
+        for start in range(0, len(fresh), _AT_ONCE):
+            part = dict(fresh[start : start + _AT_ONCE])
+            if start + _AT_ONCE >= len(fresh) and len(part) + len(change.puts) + len(change.drops) <= _AT_ONCE:
+                change.puts |= part  # all of a small change at once
+            else:
+                self._transact(held, {}, part)
+        adds = [(where, value) for where, value in change.puts.items() if where not in change.drops]
+        if len(adds) + len(change.drops) > 5 * _AT_ONCE:  # too much for one: what is only more goes ahead
+            for start in range(0, len(adds), _AT_ONCE):
+                self._transact(held, {}, dict(adds[start : start + _AT_ONCE]))
+            change.puts = {where: value for where, value in change.puts.items() if where in change.drops}
+        self._transact(held, change.drops, change.puts)
+        self._transact(held, change.late, {})
+
+    def _transact(self, held: Held, drops: dict[Where, Value], puts: dict[Where, Value]) -> None:
+        if drops or puts:
+            self._sockets().update(drops=_elements(drops), puts=_elements(puts))
+            _note(held, drops, puts)
+
+    def _clear(self, held: Held, slots: Iterable[Slot]) -> None:
+        """Slots that nothing leads to any more: emptied, and spare. Raises KernelError."""
+        gone = list(slots)
+        self._sockets().flush(_set(name) for slot in gone for name in slot.maps() if held.get(name))
+        for slot in gone:
+            for name in slot.maps():
+                held[name] = {}
+            self.names.slots.keep(slot)
+
+    def stock(self) -> None:
+        """Make spare slots of the shapes in use, off the way of changes; remove those too many. Raises KernelError."""
+        with self._guard:
+            if self._held is None:
+                return
+            slots = self.names.slots
+            used = {(slot.direction, slot.shape) for slot in slots.by_table.values()}
+            new = [slots.fresh(*kind) for kind in sorted(used) for _ in range(SPARE - len(slots.spare.get(kind, ())))]
+            if new:
+                self._program.run("".join(map(nft_policy.slot, new)))
+                for slot in new:
+                    slots.keep(slot)
+            for kind, spare in slots.spare.items():
+                while len(spare) > (4 * SPARE if kind in used else SPARE):
+                    self._program.run(nft_policy.without(spare[0]))
+                    for name in spare.pop(0).maps():
+                        self._held.pop(name, None)
+
+    # -- what is there ----------------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        """Read the table, and make it what is wanted; silent when it is. Raises KernelError."""
+        state, names = self._state, self.names
+        version = nft_policy.version(self._prefix, strict=self._strict)
+        seen = nfstructure.read(self._sockets(), _FAMILY, _TABLE)
+        expected = nft_policy.rules(self._prefix, strict=self._strict)
+        whole = version in seen.chains and all(seen.chains.get(name) == n for name, n in expected.items())
+        whole = whole and seen.sets >= set(nft_policy.MAPS)
+        if not whole:
+            self._program.run(nft_policy.structure(self._prefix))
+        slots = [slot for chain in seen.chains if (slot := nft_policy.slot_of(chain)) is not None]
+        for slot in slots:
+            names.slots.found(slot)
+        sound = {slot for slot in slots if _sound(slot, seen)}
+        self._logged = {
+            n for n in self._logged | set(names.logs.rules) if seen.chains.get(nft_policy.log_chain(n)) == 1
+        }
+        held = self._read([*nft_policy.MAPS, *(name for slot in slots if slot in sound for name in slot.maps())])
+        before = {target: dict(cells) for target, cells in held.items()} if whole else None
+        self._pods = dict(state.pods)
+        if not self._adopted:
+            self._adopt(held)
+            self._adopted = True
+        mine = {n: slot for n, slot in names.slots.by_table.items() if self._stays(n)}
+        names.slots.by_table = mine
+        if broken := [slot for slot in mine.values() if slot not in sound]:
+            self._program.run("".join(map(nft_policy.slot, broken)))
+            held |= self._read([name for slot in broken for name in slot.maps()])
+        strays = sound - set(mine.values())
+        names.slots.spare = {}
+        for slot in strays:
+            if not any(held[name] for name in slot.maps()):
+                names.slots.keep(slot)
+        busy = [slot for slot in strays if any(held[name] for name in slot.maps())]
+        fresh = self._take(n for n in state.tables if n not in names.slots.by_table)
+        for slot in fresh:
+            held |= {name: held.get(name, {}) for name in slot.maps()}
+        self._log_chains(held, {n for table in state.tables.values() for n in names.news(decisions(table))})
+        wanted = self._whole()
+        known = set(nft_policy.MAPS) | {name for slot in names.slots.by_table.values() for name in slot.maps()}
+        for target in known - {"logs"}:
+            for place in held.get(target, ()):
+                wanted.setdefault((target, place), None)
+        change = _difference(held, wanted, (), {name for slot in fresh for name in slot.maps()})
+        if before is not None:
+            tell_repair(nft_policy.TABLE, _elements(change.drops), _elements(change.puts))
+        self._late(change)
+        self._send(held, change)
+        if not whole:
+            stale = [chain for chain in seen.chains if chain.startswith("version_") and chain != version]
+            away = "".join(f"delete chain {nft_policy.TABLE} {chain}\n" for chain in stale)
+            self._program.run(away + nft_policy.hooks(self._prefix, strict=self._strict))
+        self._held, self.in_force = held, True
+        self._clear(held, busy)
+
+    def _late(self, change: Change) -> None:
+        """Rows of numbers that no class has go when no address has them any more."""
+        used = {self.names.numbers(peer) for peer in (*self._state.addresses.values(), *self._state.ranges.values())}
+        for where, value in list(change.drops.items()):
+            peer = policyrows.peer_of(*where)
+            if peer is not None and peer not in used and where not in change.puts:
+                change.late[where] = value
+                del change.drops[where]
+
+    def _whole(self) -> Wanted:
+        """Everything that the table shall hold."""
+        state, names = self._state, self.names
+        wanted: Wanted = {}
+        for address in state.addresses:
+            target, place, value = names.address(state, address)
+            wanted[target, place] = value
+        for over, peer in state.ranges.items():
+            wanted |= {(cell.map, cell.place): cell.value for cell in names.range(over, peer)}
+        for n, table in state.tables.items():
+            wanted |= {(cell.map, cell.place): cell.value for cell in names.table(n, table)}
+        return wanted | self._bound(self._bindings.values())
+
+    def _adopt(self, held: Held) -> None:
+        """Numbers and slots that a former life gave to the same things."""
+        state, names = self._state, self.names
+        seen = []
+        for address, peer in state.addresses.items():
+            target, place = policyrows.address_place(address)
+            if isinstance(value := held[target].get(place), bytes):
+                seen.append((peer, policyrows.number_of(value)))
+        for over, peer in state.ranges.items():
+            first = next(policyrows.range_cells(over, 0))
+            if isinstance(value := held[first.map].get(first.place), bytes):
+                seen.append((peer, policyrows.number_of(value)))
+        names.numbers.adopt(seen)
+        taken: set[Slot] = set()
+        for one in self._bindings.values():
+            tables = state.pods.get(one.pod) if one.pod is not None else None
+            for way, n in ((Direction.INGRESS, tables.ingress), (Direction.EGRESS, tables.egress)) if tables else ():
+                for target, place in _places(one, way):
+                    verdict = held[target].get(place)
+                    slot = nft_policy.slot_of(verdict.removeprefix("goto ")) if isinstance(verdict, str) else None
+                    if n is not None and slot is not None and slot not in taken and n not in names.slots.by_table:
+                        names.slots.by_table[n] = slot
+                        taken.add(slot)
+        for one in self._bindings.values():
+            if one.pod is not None and one.pod not in state.pods and self._was_free(one, held):
+                self._bindings[one.interface] = Binding(
+                    one.interface, one.pod, one.addresses, one.bridge, one.mac, free=True
+                )
+
+    def _was_free(self, one: Binding, held: Held) -> bool:
+        places = [where for way in Direction for where in _places(one, way)]
+        return all(held[target].get(place) == "return" for target, place in places)
+
+    def _read(self, targets: Iterable[str]) -> Held:
+        wire = self._sockets()
+        return {
+            target: {Place(e.key, e.end, e.closing): e.verdict or e.data for e in wire.elements(_set(target))}
+            for target in targets
+        }
+
+    # -- what is wired ----------------------------------------------------------------------------------------------
+
+    def restore(self, bindings: Iterable[Binding]) -> None:
+        """The pods that are wired when the agent starts."""
+        with self._guard:
+            self._bindings = {one.interface: one for one in bindings}
+
+    @contextmanager
+    def binding(self, one: Binding) -> Iterator[tuple[Elements, Elements]]:
+        """Elements to delete and to add so that the pod is governed; the caller sends them, in its own transaction,
+        before the end. Raises KernelError."""
+        with self._guard:
+            former = self._bindings.get(one.interface)
+            self._bindings[one.interface] = one
+            try:
+                if one.bridge and self.in_force:
+                    self._open_port(one)
+                with self._alone([one] if former is None else [former, one]) as elements:
+                    yield elements
+            except BaseException:
+                if former is None:
+                    del self._bindings[one.interface]
+                else:
+                    self._bindings[one.interface] = former
+                self._held = None
+                raise
+
+    def bind(self, one: Binding) -> None:
+        """In a transaction of its own. Raises KernelError."""
+        with self.binding(one) as (drops, puts):
+            self._sockets().update(drops=drops, puts=puts)
+
+    @contextmanager
+    def unbinding(self, interface: str) -> Iterator[tuple[Elements, Elements]]:
+        """The opposite of `binding`. Raises KernelError."""
+        with self._guard:
+            one = self._bindings.pop(interface, None)
+            if one is None:
+                yield {}, {}
+                return
+            if one.bridge and self._bridged:
+                self._ports.drop(interface)
+            try:
+                with self._alone([one]) as elements:
+                    yield elements
+            except KernelError:
+                self._held = None  # somebody else took them: the next change looks
+                raise
+
+    def unbind(self, interface: str) -> None:
+        """In a transaction of its own. Absent is fine. Raises KernelError."""
+        with self.unbinding(interface) as (drops, puts):
+            self._sockets().update(drops=drops, puts=puts)
+
+    def bound(self) -> dict[str, Binding]:
+        with self._guard:
+            return dict(self._bindings)
+
+    def knows(self, pod: Pod) -> bool:
+        """Whether the kernel holds the tables of the pod."""
+        return self.in_force and pod in self._pods
+
+    @contextmanager
+    def _alone(self, bindings: Iterable[Binding]) -> Iterator[tuple[Elements, Elements]]:
+        if not self.in_force:
+            yield {}, {}
+            return
+        held = self._held if self._held is not None else self._read(nft_policy.MAPS)
+        change = _difference(held, self._bound(bindings))
+        yield _elements(change.drops), _elements(change.puts)
+        _note(held, change.drops, change.puts)
+
+    def _bound(self, bindings: Iterable[Binding]) -> Wanted:
+        """Where these are wired: what shall be there as things stand now."""
+        wanted: Wanted = {}
+        by_address = {address: one for one in self._bindings.values() if one.bridge for address in one.addresses}
+        bridges = {one.bridge for one in self._bindings.values() if one.bridge}
+        for one in bindings:
+            now = self._bindings.get(one.interface)
+            for way in Direction:
+                for target, place in _places(one, way):
+                    owner = by_address.get(policyrows.address_of(place)) if one.bridge else now
+                    wanted[target, place] = self._verdict(owner, way)
+            name = policyrows.interface_place(one.bridge or one.interface)
+            if one.bridge:
+                wanted["bridges", name] = b"" if one.bridge in bridges else None
+            elif not one.interface.startswith(self._prefix):
+                wanted["others", name] = b"" if now is not None and not now.bridge else None
+        return wanted
+
+    def _verdict(self, one: Binding | None, way: Direction) -> str | None:
+        if one is None:
+            return None
+        governed = self._pods.get(one.pod) if one.pod is not None else Governed()
+        if governed is None:
+            return "return" if one.free else "drop"
+        return self.names.verdict(governed.egress if way is Direction.EGRESS else governed.ingress)
+
+    def _open_port(self, one: Binding) -> None:
+        if not self._bridged:
+            ports = [each for each in self._bindings.values() if each.bridge]
+            self._ports.restore(
+                {each.interface: frozenset({nft_policy.port_row(each.interface, each.mac)}) for each in ports}
+            )
+            self._bridged = True
+        self._ports.put(one.interface, frozenset({nft_policy.port_row(one.interface, one.mac)}))
+
+
+def _places(one: Binding, way: Direction) -> list[Where]:
+    """Where a pod's wire leads to its table."""
+    name = str(way)
+    if not one.bridge:
+        return [(name, policyrows.interface_place(one.interface))]
+    found = (policyrows.address_place(address) for address in one.addresses)
+    return [(f"{name}{target[-1]}", place) for target, place in found]
+
+
+def _difference(held: Held, wanted: Wanted, late: Iterable[Where] = (), fresh: Iterable[str] = ()) -> Change:
+    """What must be done so that each place has the value that it is wanted to have (None: nothing)."""
+    change, later, unused = Change(), set(late), set(fresh)
+    for where, value in wanted.items():
+        target, place = where
+        former = held.setdefault(target, {}).get(place)
+        if former == value:
+            continue
+        if former is not None:
+            (change.late if where in later and value is None else change.drops)[where] = former
+        if value is not None:
+            (change.fresh if target in unused and former is None else change.puts)[where] = value
+    return change
+
+
+def _note(held: Held, drops: dict[Where, Value], puts: dict[Where, Value]) -> None:
+    for target, place in drops:
+        held[target].pop(place, None)
+    for (target, place), value in puts.items():
+        held[target][place] = value
+
+
+def _set(name: str) -> SetName:
+    return SetName(_FAMILY, _TABLE, name)
+
+
+def _elements(cells: dict[Where, Value]) -> Elements:
+    found: Elements = {}
+    for (target, place), value in cells.items():
+        data, verdict = (value, "") if isinstance(value, bytes) else (b"", value)
+        found.setdefault(_set(target), []).append(Element(place.key, data, place.end, verdict, place.closing))
+    return found
+
+
+def _sound(slot: Slot, seen: nfstructure.Structure) -> bool:
+    chains = nft_policy.slot_rules(slot)
+    return all(seen.chains.get(name) == n for name, n in chains.items()) and seen.sets >= set(slot.maps())
