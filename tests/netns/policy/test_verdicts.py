@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ from podwire.calc.verdicts import (
     class_of,
     judge,
 )
+from podwire.kernel import netlink
 from podwire.model.policy import ICMP, ICMPV6, SCTP, TCP, UDP, Direction, PolicyKey
 from tests.netns.policy.wires import Flow, Node, listing
 
@@ -43,8 +45,6 @@ def node() -> Iterator[Node]:
 
 
 def number(address: str) -> tuple[int, int]:
-    import ipaddress
-
     found = ipaddress.ip_address(address)
     return int(found), found.max_prefixlen
 
@@ -136,11 +136,7 @@ def test_an_unchanged_world_is_not_written_again(node: Node) -> None:
         for stage in table.stages:
             stage.rows = {key._replace(number=key.number * 10): row for key, row in stage.rows.items()}
     told.tables = {n + 7: table for n, table in told.tables.items()}
-    told.pods = {
-        pod: Governed(*(None if n is None else n + 7 for n in tables)) for pod, tables in told.pods.items()
-    }
-    from podwire.kernel import netlink
-
+    told.pods = {pod: Governed(*(None if n is None else n + 7 for n in tables)) for pod, tables in told.pods.items()}
     with node.inside():
         netlink.writes.clear()
         assert other.apply(told, PolicyChanges()) == []

@@ -1,4 +1,4 @@
-"""A node with pods, wired as the routed role wires them, and an engine; packets made by hand, and which of them arrive."""
+"""A node with pods, wired as the routed role wires them, and an engine; packets made by hand, and those that arrive."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from podwire.kernel.links import RouteSocket
 from podwire.kernel.nfelements import ElementSocket
 from podwire.kernel.tables import Nft
 from podwire.model.policy import ICMP, ICMPV6, SCTP, TCP, UDP
-from tests.netns.agent.frames import ANY, HOST_MAC, IPV4, IPV6, ethernet, ip, total
 from tests.netns.agent.conftest import Namespace
+from tests.netns.agent.frames import ANY, HOST_MAC, IPV4, IPV6, ethernet, ip, total
 
 PREFIX = "cali"
 _MARK = b"podwire-"
@@ -214,5 +214,3 @@ def governed(state: PolicyState, pod: str, ingress: int | None = None, egress: i
 
 def listing(node: Node) -> Any:
     return node.space.run("nft", "-n", "list", "table", "inet", "podwire_policy")
-
-
