@@ -24,7 +24,7 @@ from tests.netns.conftest import programs
 __all__ = ["programs"]
 
 CACHE = Path(os.environ.get("PODWIRE_CACHE", "/var/cache/podwire"))
-PEERS = CACHE / "conformance"
+PEERS = (CACHE / "conformance").resolve()  # a machine of its own root would not follow a link out of the cache
 POOL = {"cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Always", "natOutgoing": True, "nodeSelector": "all()"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kubectl import Kubectl, eventually, lab
+from kubectl import PODWIRE, Kubectl, eventually, lab
 from pods import on_node, pod, ready
 
 from podwire.lab.state import cache_root
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.embedded_only("without its network a lab of genuine Kubernetes has no agent of Podwire's"),
+]
 NODE = "ch-control-plane"
 BRIDGE = {
     "cniVersion": "1.0.0",
@@ -31,6 +35,12 @@ BRIDGE = {
 }
 
 
+def put(kubectl: Kubectl, program: Path, place: str) -> None:
+    """A program of this machine in the node, which need not see where it is."""
+    words = ["lab", "exec", "-i", NODE, "--", "sh", "-c", f"cat > {place} && chmod 755 {place}"]
+    subprocess.run([PODWIRE, *words], env=kubectl.env, input=program.read_bytes(), check=True, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
     reference = cache_root() / "conformance" / "debian" / "usr" / "lib" / "cni"
@@ -38,12 +48,11 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
     with lab(tmp_path_factory.mktemp("chained"), "ch", "--network", "none", "--nodes", "1") as kubectl:
         message = kubectl.run("get", "node", NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].message}")
         assert "cni plugin not initialized" in message
-        text = json.dumps(BRIDGE)
-        script = (
-            f"mkdir -p /opt/cni/bin /etc/cni/net.d && cp {reference}/bridge {reference}/host-local /opt/cni/bin && "
-            f"echo '{text}' > /etc/cni/net.d/10-other.conflist && podwire cni install --chained"
-        )
-        on_node(kubectl, NODE, script)
+        on_node(kubectl, NODE, "mkdir -p /opt/cni/bin /etc/cni/net.d")
+        for name in ("bridge", "host-local"):
+            put(kubectl, reference / name, f"/opt/cni/bin/{name}")
+        write = f"echo '{json.dumps(BRIDGE)}' > /etc/cni/net.d/10-other.conflist"
+        on_node(kubectl, NODE, f"{write} && podwire cni install --chained")
         kubectl.run("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=40s")
         yield kubectl
 

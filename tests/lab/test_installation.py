@@ -87,6 +87,7 @@ def test_the_stock_file_is_applied_and_its_pool_honoured(tmp_path: Path) -> None
         assert "encapsulation" in refused(lab, bad)
 
 
+@pytest.mark.embedded_only("pools for `lab up` are made by the lab's own API server; the genuine home refuses them")
 def test_a_lab_comes_up_with_the_pools_of_the_stock_file(tmp_path: Path) -> None:
     with lab_in(tmp_path) as lab:
         one = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}]\n---\n"

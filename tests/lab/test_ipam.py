@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from host import PODWIRE, Lab, lab_in
 from kubectl import eventually
+from pods import genuine
 
 from podwire.model.workload import host_interface
 
@@ -225,7 +226,8 @@ def test_endpoints_of_nodes(lab: Lab) -> None:
     run(lab, "third")
     lab.kubectl("wait", "--for=condition=Ready", "pod/third", "--timeout=60s")
     rows = json.loads(podwire(lab, "node", "endpoints", "-o", "json"))
-    assert [(row["node"], row["pod"], row["state"]) for row in rows] == [(OTHER, "third", "ok")]
+    ours = [row for row in rows if not row["pod"].startswith("coredns-")]
+    assert [(row["node"], row["pod"], row["state"]) for row in ours] == [(OTHER, "third", "ok")]
     assert podwire(lab, "node", "status").count("ready") == 2
     # inside the pod, as what is amiss on the node the agent mends by itself
     record = '$(grep -l \'"pod":"third"\' /var/lib/podwire/attachments/*.json)'
@@ -234,6 +236,8 @@ def test_endpoints_of_nodes(lab: Lab) -> None:
     told = podwire(lab, "node", "endpoints", code=1)
     assert "damaged" in told and "default route 0.0.0.0/0 by eth0 is missing" in told
     assert "damaged endpoint" in found(lab)
+    if genuine():  # no kind of that name is served there
+        return
     wep = lab.kubectl("get", "wep", "-A").splitlines()
     api = podwire(lab, "node", "endpoints", "--all").splitlines()
     assert wep[0].split() == ["NAMESPACE", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE"]

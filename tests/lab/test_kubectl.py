@@ -253,6 +253,7 @@ def test_taint_cordon_and_drain(kubectl: Kubectl) -> None:
     ready(kubectl, "kept-out")
 
 
+@pytest.mark.embedded_only("the words are the embedded kubelet's")
 def test_an_unknown_image_says_how_to_load_one(kubectl: Kubectl) -> None:
     kubectl.apply(pod("odd", image="example.org/never/heard:1"))
     eventually(lambda: re.search("ErrImagePull|ImagePullBackOff", kubectl.run("get", "pod", "odd")))

@@ -116,6 +116,7 @@ def test_down_and_list_where_no_lab_is(lab: Lab) -> None:
     assert lab("list", "-o", "json").stdout == "[]\n"
 
 
+@pytest.mark.embedded_only("of the programs that the embedded home needs")
 @pytest.mark.parametrize(("program", "package"), [("runc", "runc"), ("nft", "nftables"), ("ip", "iproute2")])
 def test_a_missing_program_is_named_with_its_package(lab: Lab, program: str, package: str) -> None:
     tops = [Path("/"), cache_root() / "root"]
@@ -127,6 +128,7 @@ def test_a_missing_program_is_named_with_its_package(lab: Lab, program: str, pac
     assert f"{program} is missing: `apt-get install {package}`" in done.stderr
 
 
+@pytest.mark.embedded_only("as large as the embedded home needs it")
 @pytest.mark.parametrize("size", ["size=16k,nr_inodes=9", "size=64k", "size=150k"])
 def test_a_full_disk_under_the_state_is_said_and_leaves_nothing(lab: Lab, size: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
@@ -140,6 +142,7 @@ def test_a_full_disk_under_the_state_is_said_and_leaves_nothing(lab: Lab, size: 
     assert done.stdout.splitlines() == [str(disk)]
 
 
+@pytest.mark.embedded_only("SQLite's way of being full")
 def test_a_disk_that_fills_up_costs_writes_and_nothing_else(lab: Lab, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -168,6 +171,7 @@ kubectl create configmap after --from-literal=a=b
     assert "full" in done.stderr, done
 
 
+@pytest.mark.embedded_only("as large as the embedded home needs it")
 def test_a_full_disk_under_the_cache_is_said_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -227,6 +231,7 @@ def test_everything_damaged_at_once_goes_down_all_the_same(lab: Lab) -> None:
     assert "podwire" not in (lab.kubeconfig.read_text() if lab.kubeconfig.exists() else "")
 
 
+@pytest.mark.embedded_only("of SQLite")
 @pytest.mark.parametrize("part", ["head", "middle"])
 def test_a_damaged_database_is_said(lab: Lab, part: str) -> None:
     lab("up", "--nodes", "1")
