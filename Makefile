@@ -1,6 +1,8 @@
 # Podwire's entry points. Each sets up what it needs, and is quick when that is there.
 PODWIRE := .venv/bin/podwire
 PYTEST := .venv/bin/pytest
+# of the labs' tests, those that are run on genuine Kubernetes each time: what concerns the network; `make soak` has all
+CORE := tests/seeds $(addprefix tests/lab/test_,network.py hostports.py kubenet.py hostlocal.py)
 
 # (what each does: make help)
 .PHONY: lab kubectl kubernetes test test-kubernetes soak check format bench setup clean help
@@ -31,13 +33,14 @@ test-kubernetes: ## the tests on a genuine cluster and under today's containerd,
 	@tools/setup conformance
 	@tests/kubernetes/build >/dev/null
 	@tools/run-tests tests/kubernetes -m "not soak"
-	@tools/run-tests tests/seeds tests/lab/test_network.py tests/lab/test_hostports.py --home kubernetes
+	@tools/run-tests $(CORE) --home kubernetes
 
-soak: ## the long runs on a genuine cluster: outages, kills, every network test of Kubernetes (hours)
+soak: ## the long runs on a genuine cluster: outages, kills, every network test of Kubernetes, every test of labs (hours)
 	@tools/setup test
 	@tools/setup conformance
 	@tests/kubernetes/build >/dev/null
 	@tools/run-tests tests/kubernetes -m soak
+	@tools/run-tests tests/lab --home kubernetes
 
 check: setup ## format, lint, types
 	.venv/bin/ruff format --check podwire tests tools bench
