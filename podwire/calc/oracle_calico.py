@@ -50,6 +50,7 @@ def calico_policy(obj: Object, known: Objects) -> Governing | None:
         return None  # of host endpoints only
     namespaced = kind.endswith("NetworkPolicy") and "Global" not in kind
     namespace = space_of(obj) if namespaced else ""
+    called = f"{kind}.projectcalico.org" if kind == "NetworkPolicy" else kind  # another kind has that name
     types = spec.get("types") or [
         *(["Ingress"] if spec.get("ingress") or not spec.get("egress") else []),
         *(["Egress"] if spec.get("egress") else []),
@@ -74,9 +75,9 @@ def calico_policy(obj: Object, known: Objects) -> Governing | None:
 
     order = spec.get("order")
     return Governing(
-        title(kind, obj, namespaced),
+        title(called, obj, namespaced),
         spec.get("tier") or "default",
-        (math.inf if order is None else float(order), tie(obj, kind, namespaced)),
+        (math.inf if order is None else float(order), tie(obj, called, namespaced)),
         governs,
         clauses("ingress") if "Ingress" in types else None,
         clauses("egress") if "Egress" in types else None,

@@ -102,7 +102,7 @@ def tie(obj: Object, kind: str, namespaced: bool) -> str:
 # --- networking.k8s.io/v1 NetworkPolicy ------------------------------------------------------------
 
 
-def network_policy(obj: Object, known: Objects, kind: str = "KubernetesNetworkPolicy") -> Governing:
+def network_policy(obj: Object, known: Objects, kind: str = "NetworkPolicy") -> Governing:
     spec, namespace = obj.get("spec") or {}, space_of(obj)
     types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
     check_selector(spec.get("podSelector"))

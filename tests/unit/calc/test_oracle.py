@@ -66,7 +66,7 @@ ANY_POD: Object = {"namespaces": {}}
 SEL_CLIENT: Object = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "client"}}}
 END_OF_DEFAULT = "end of tier default"
 ISOLATED = network_policy("shop/closed")
-NP = "KubernetesNetworkPolicy shop/p ingress[0]"
+NP = "NetworkPolicy shop/p ingress[0]"
 GNP = "GlobalNetworkPolicy p ingress[0]"
 CNP = "ClusterNetworkPolicy p ingress[0]"
 
@@ -277,7 +277,7 @@ INGRESS: list[tuple[str, list[Object], Flow, str]] = [
         "its network sets",
         [calico(ALLOW | {"source": {"selector": "all()"}}, key="shop/p")],
         flow(OUTSIDE, WEB),
-        "NetworkPolicy shop/p ingress[0]",
+        "NetworkPolicy.projectcalico.org shop/p ingress[0]",
     ),
     ("account by name", [at("serviceAccounts", {"names": ["db"]})], flow(DB, WEB), GNP),
     ("account by label", [at("serviceAccounts", {"selector": "tier == 'back'"})], flow(DB, WEB), GNP),
@@ -426,7 +426,7 @@ EGRESS: list[tuple[str, list[Object], Flow, str]] = [
         "named port of each peer",
         [network_policy("shop/p", egress=[{"ports": [{"port": "http"}]}])],
         flow(DB, WEB2, "tcp/9090"),
-        "KubernetesNetworkPolicy shop/p egress[0]",
+        "NetworkPolicy shop/p egress[0]",
     ),
     (
         "service and port",
@@ -495,7 +495,7 @@ def test_the_way_is_told() -> None:
         ("early", "ingress[1]", "Pass"),
         ("default", "ingress[0]", "Allow"),
     ]
-    assert side.also == (("KubernetesNetworkPolicy shop/q", "ingress[0]"),)
+    assert side.also == (("NetworkPolicy shop/q", "ingress[0]"),)
 
 
 def test_a_pod_is_found_by_its_address() -> None:
