@@ -69,10 +69,13 @@ class Classes:
             self._unname(number)
             del self._counts[number]
             self._pool.free(number)
-        self._pool.settle()
         fresh, gone = frozenset(self.fresh - self._gone), frozenset(self._gone)
         self.fresh, self._gone = set(), set()
         return fresh, gone
+
+    def rest(self) -> None:
+        """A change is complete: the numbers that the one before retired may be used again."""
+        self._pool.settle()
 
     def _name(self, number: int, marks: Marks) -> None:
         self.marks[number] = marks

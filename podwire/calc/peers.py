@@ -126,9 +126,9 @@ class Peerage:
         found = [self._behind[mark] for mark in marks if mark in self._behind]
         return frozenset[Port]().union(*(ports for each, ports in found if each == what))
 
-    def numbers(self, name: Named) -> set[Ports]:
-        """All there are behind a name, of anybody."""
-        return {ports for each, ports in self._behind.values() if each == name}
+    def numbers(self, name: Named) -> dict[int, Ports]:
+        """All that there are or were behind a name, by their marks."""
+        return {mark: ports for mark, (each, ports) in self._behind.items() if each == name}
 
     def ask(self, asked: Asked) -> None:
         self._asking[asked] = self._asking.get(asked, 0) + 1

@@ -196,7 +196,7 @@ class PolicyCalc:
         tables, rows = self._tables.settle(wanted, went, fresh, retired)
         pods = self._settle_pods(self._dirty | (self._local.keys() if stale else set()))
         self._dirty = set()
-        return PolicyChanges(
+        changes = PolicyChanges(
             frozenset(addresses),
             frozenset(ranges),
             frozenset(tables),
@@ -204,6 +204,10 @@ class PolicyCalc:
             frozenset(pods),
             retired,
         )
+        if changes:
+            self._classes.rest()
+            self._tables.rest()
+        return changes
 
     def _settle_subject(self, pod: Pod) -> None:
         group = self._peers.pods.get(pod) if pod[0] in self._namespaces else None

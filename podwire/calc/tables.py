@@ -87,8 +87,11 @@ class Tables:
                 self._become(old, new, touched)
             else:
                 changed |= self._remove(old) | self._add(key, new)
-        self._numbers.settle()
         return changed, {number: rows for number, rows in touched.items() if rows}
+
+    def rest(self) -> None:
+        """A change is complete: the numbers that the one before freed may be used again."""
+        self._numbers.settle()
 
     def outdated(self) -> list[TableKey]:
         """Tables whose parts by source port follow numbers that peers no longer have."""
@@ -164,7 +167,11 @@ class Tables:
         main.table.by_source_port = tuple(found)
 
     def _named(self, names: Iterable[str]) -> dict[str, set[Ports]]:
-        return {name: self._peers.numbers(Named(name)) for name in names}
+        """The numbers behind port names of those peers that there are."""
+        return {
+            name: {ports for mark, ports in self._peers.numbers(Named(name)).items() if self._classes.of(mark)}
+            for name in names
+        }
 
     # -- from what there is --------------------------------------------------------------------------------------------
 
