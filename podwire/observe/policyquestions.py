@@ -104,8 +104,8 @@ class Asked:
 def policy_title(obj: Object) -> str:
     """As the oracle calls it."""
     kind, name = obj["kind"], obj["metadata"]["name"]
-    if obj["apiVersion"].startswith("networking.k8s.io/") and kind == "NetworkPolicy":
-        kind = "KubernetesNetworkPolicy"
+    if obj["apiVersion"].startswith("projectcalico.org/") and kind == "NetworkPolicy":
+        kind = "NetworkPolicy.projectcalico.org"
     if "NetworkPolicy" in kind and not kind.startswith(("Global", "StagedGlobal", "Cluster", "Admin", "Baseline")):
         return f"{kind} {namespace_of(obj)}/{name}"
     return f"{kind} {name}"
@@ -187,7 +187,7 @@ def _said(asked: Asked, judged: Judgement, side: Side) -> Said:
         allowed=side.allowed,
         policy=plain_title(side.policy),
         rule=side.rule,
-        reason=side.reason.replace("KubernetesNetworkPolicy", "NetworkPolicy"),
+        reason=plain_title(side.reason),
         where=manifest.where(rule_path(manifest.object, side.rule)) if manifest else "",
         tiers=tuple(Passed(step.tier, plain_title(step.policy), step.rule, step.action) for step in side.trail),
         also=tuple(f"{plain_title(policy)} {rule}" for policy, rule in side.also),
@@ -196,7 +196,7 @@ def _said(asked: Asked, judged: Judgement, side: Side) -> Said:
 
 def plain_title(title: str) -> str:
     """With the kind as its author wrote it."""
-    return title.replace("KubernetesNetworkPolicy ", "NetworkPolicy ")
+    return title.replace("NetworkPolicy.projectcalico.org ", "NetworkPolicy ")
 
 
 def rule_path(obj: Object, label: str) -> str:
