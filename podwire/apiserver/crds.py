@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from podwire.apiserver import policies
 from podwire.apiserver.durations import age
 from podwire.apiserver.fields import OBJECT_META, Schema, type_named
 from podwire.apiserver.jsonpath import JsonPathError, find, steps
@@ -52,7 +53,7 @@ def schema_of(version: Object) -> Schema:
 def resource_from_crd(crd: Object) -> list[Resource]:
     """The kinds that a definition declares: one for each served version."""
     spec = crd["spec"]
-    return [_resource(spec, version) for version in spec["versions"] if version.get("served")]
+    return [policies.hooked(_resource(spec, version)) for version in spec["versions"] if version.get("served")]
 
 
 def _resource(spec: Object, version: Object) -> Resource:
@@ -144,7 +145,9 @@ def not_evaluated(crd: Object) -> list[str]:
     found = []
     for version in crd["spec"].get("versions") or []:
         places = cel_paths((version.get("schema") or {}).get("openAPIV3Schema") or {})
-        if places:
+        if places and not policies.is_checked(
+            crd["spec"]["group"], version.get("name", ""), crd["spec"]["names"]["kind"]
+        ):
             found.append(
                 f"version {version.get('name')}: x-kubernetes-validations (CEL) is not evaluated,"
                 f" at {', '.join(places)}"

@@ -136,7 +136,7 @@ class CustomKinds:
                 metadata = stored.object["metadata"]
                 if not metadata.get("deletionTimestamp"):
                     where = (metadata.get("namespace", ""), metadata["name"])
-                    await delete(self._rest, resources[0], *where, DeleteOptions(), Options())
+                    await delete(self._rest, resources[0], *where, DeleteOptions(), Options(), with_kind=True)
             latest = self._rest.store.collection(COLLECTION).latest(("", name))
             if latest is None or any(True for _ in collection.all_latest()):
                 return

@@ -57,13 +57,23 @@ def read_options(body: Object, query: Object) -> DeleteOptions:
 
 
 async def delete(
-    rest: Rest, resource: Resource, namespace: str, name: str, wanted: DeleteOptions, options: Options
+    rest: Rest,
+    resource: Resource,
+    namespace: str,
+    name: str,
+    wanted: DeleteOptions,
+    options: Options,
+    *,
+    with_kind: bool = False,
 ) -> Object | Stored:
-    """Delete, or mark for deletion. Gives the Status or the object that answers. Raises StatusError."""
+    """Delete, or mark for deletion; `with_kind`: because its kind goes. Gives the Status or the object that answers.
+    Raises StatusError."""
     stored = rest.latest(resource, namespace, name)
     _check_conditions(resource, stored, wanted)
     if resource.gvr == NAMESPACES and name in _KEPT:
         raise forbidden(NAMESPACES, name, "this namespace may not be deleted")
+    if resource.delete and not with_kind:
+        resource.delete(rest.admission(options), stored.object)
     obj = stored.copy()
     metadata = obj["metadata"]
     _propagate(metadata, wanted.propagation)

@@ -38,6 +38,7 @@ Row = Callable[[Object, float], list[Any]]
 CreateHook = Callable[["Admission", Object], None]
 UpdateHook = Callable[["Admission", Object, Object], None]
 FinishHook = Callable[["Admission", Object, Object | None], None]
+DeleteHook = Callable[["Admission", Object], None]
 Convert = Callable[[Object], Object]
 
 NAME = Column("Name", format="name", description="Name must be unique within a namespace.")
@@ -92,6 +93,7 @@ class Resource:
     create: CreateHook | None = None
     update: UpdateHook | None = None
     finish: FinishHook | None = None  # the last step before storing, after validation; it may take addresses
+    delete: DeleteHook | None = None  # raises for what may not go
     create_on_update: bool = False  # PUT makes what is not there
     returns_deleted: bool = False  # DELETE answers with the object, not with a Status
     keeps_status_on_create: bool = False

@@ -61,7 +61,10 @@ def install(
         if dry_run is not None and dry_run not in ("all", "pool"):
             raise click.UsageError(f"--dry-run {dry_run}: neither alone nor with `pool`")
         if dry_run is not None:
-            click.echo(manifests.text([manifests.pool(options)] if dry_run == "pool" else objects), nl=False)
+            click.echo(
+                manifests.text([manifests.pool(options), *manifests.tiers()] if dry_run == "pool" else objects),
+                nl=False,
+            )
             return
     except OptionError as error:
         raise click.UsageError(str(error)) from None

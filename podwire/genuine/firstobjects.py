@@ -22,8 +22,8 @@ from podwire.http.loop import run as run_loop
 from podwire.ipam.crds import crds
 from podwire.kube import kubeconfig
 from podwire.kube.client import Api, ApiError, Client
-from podwire.model import installation
-from podwire.model.gvr import CRDS, GVR, NODES
+from podwire.model import installation, policycrds
+from podwire.model.gvr import CRDS, GVR, NODES, TIERS
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ def wanted(first: First) -> list[tuple[GVR, Object]]:
     """Every object to make, in an order in which each may be made."""
     kinds: list[tuple[GVR, Object]] = []
     if first.pools:
-        kinds = [*((CRDS, crd) for crd in (*crds(), *installation.crds())), *agents()]
+        kinds = [(CRDS, crd) for crd in (*crds(), *installation.crds(), *policycrds.crds())]
+        kinds += [*((TIERS, tier) for tier in policycrds.first_tiers()), *agents()]
     return [*kinds, *(name_service(first.dns) if first.dns else ())]
 
 

@@ -25,6 +25,7 @@ from podwire.model.gvr import (
     NAMESPACES,
     PODS,
     SERVICEACCOUNTS,
+    TIERS,
 )
 
 Object = dict[str, Any]
@@ -102,11 +103,19 @@ async def classic(api: Api) -> bool:
 
 async def apply(api: Api, options: Options, say: Say) -> None:
     """All but waiting for the agents. Raises ApiError, InstallError."""
-    for crd in manifests.kinds(options):
+    kinds = manifests.kinds(options)
+    for crd in kinds:
         await _put(api, crd)
-    for crd in manifests.kinds(options):
+    for crd in manifests.policy_kinds(options):
+        if await is_ours(api, crd):
+            await _put(api, crd)
+            kinds.append(crd)
+        else:
+            say(f"kind {crd['metadata']['name']} stays as it is: somebody else's")
+    for crd in kinds:
         await _established(api, crd["metadata"]["name"])
     say("resource kinds are served")
+    await _tiers(api, options)
     pools = stored_gvr(IPPOOLS) if options.classic else IPPOOLS
     there = (await api.list(pools))[0]
     if there:
@@ -118,6 +127,30 @@ async def apply(api: Api, options: Options, say: Say) -> None:
     for each in manifests.workload(options):
         await _put(api, each)
     say(f"roles, policy, settings, controller and DaemonSet {options.namespace}/{AGENT} are applied")
+
+
+async def is_ours(api: Api, crd: Object) -> bool:
+    """There is no such definition, or we made it: kinds of policies are brought by others too, and perhaps newer.
+    Raises ApiError."""
+    try:
+        found = await api.get(CRDS, crd["metadata"]["name"])
+    except ApiError as error:
+        if error.not_found:
+            return True
+        raise
+    labels = found["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in manifests.LABELS.items())
+
+
+async def _tiers(api: Api, options: Options) -> None:
+    """Those that are always there; none of them is changed."""
+    kind = stored_gvr(TIERS) if options.classic else TIERS
+    for tier in manifests.tiers():
+        try:
+            await api.create(kind, {**tier, "apiVersion": kind.api_version})
+        except ApiError as error:
+            if not (error.already_exists or (options.classic and error.not_found)):
+                raise InstallError(f"Tier {tier['metadata']['name']}: {error}") from error
 
 
 async def _put(api: Api, one: Object) -> None:

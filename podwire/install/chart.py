@@ -57,11 +57,12 @@ def files() -> dict[str, str]:
         + _templated(daemon.settings(options))
         + "{{ end -}}\n",
     }
-    for crd in manifests.kinds(default):
+    for crd in (*manifests.kinds(default), *manifests.policy_kinds(default)):
         found[f"crds/{crd['metadata']['name']}.yaml"] = manifests.document(crd)
     workload = [each for each in manifests.workload(options, "SETTINGS", _MARK) if each["kind"] != "Namespace"]
     found["templates/podwire.yaml"] = _templated(manifests.text(workload))
     found["templates/pool.yaml"] = _templated(manifests.text([manifests.pool(options)]))
+    found["templates/tiers.yaml"] = _templated(manifests.text(manifests.tiers()))
     return found
 
 

@@ -10,7 +10,8 @@ from podwire import __version__
 from podwire.install import confinement, daemon, rbac
 from podwire.install.options import Options, check
 from podwire.ipam.crds import crds, default_pool
-from podwire.ipam.layout import stored_gvr
+from podwire.ipam.layout import NATIVE, stored_gvr
+from podwire.model import policycrds
 from podwire.model.gvr import IPPOOLS
 
 Object = dict[str, Any]
@@ -21,8 +22,21 @@ OWNER = "podwire-install"
 
 
 def kinds(options: Options) -> list[Object]:
-    """The CustomResourceDefinitions; none where Calico's older layout holds the state: they are its own."""
+    """The CustomResourceDefinitions of IPAM; none where Calico's older layout holds the state: they are its own."""
     return [] if options.classic else [_labelled(crd) for crd in crds()]
+
+
+def policy_kinds(options: Options) -> list[Object]:
+    """Those of policies; Calico's own kinds stay in the older layout where they are."""
+    found = policycrds.crds()
+    if options.classic:
+        found = [crd for crd in found if crd["spec"]["group"] != NATIVE]
+    return [_labelled(crd) for crd in found]
+
+
+def tiers() -> list[Object]:
+    """The tiers that are always there."""
+    return [_labelled(tier) for tier in policycrds.first_tiers()]
 
 
 def pool(options: Options) -> Object:
@@ -52,10 +66,10 @@ def workload(options: Options, text: str | None = None, mark: str | None = None)
 
 
 def everything(options: Options) -> list[Object]:
-    """All that one `kubectl apply` can take, in order; the pool is of a kind that must be served before, and comes by
-    itself. Raises OptionError."""
+    """All that one `kubectl apply` can take, in order; pool and tiers are of kinds that must be served before, and come
+    by themselves. Raises OptionError."""
     check(options)
-    return [*kinds(options), *workload(options)]
+    return [*kinds(options), *policy_kinds(options), *workload(options)]
 
 
 def text(objects: list[Object]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from podwire.install import daemon, manifests
-from podwire.install.apply import KINDS, PERIOD, InstallError, Say
+from podwire.install.apply import KINDS, PERIOD, InstallError, Say, is_ours
 from podwire.install.options import AGENT, Options
 from podwire.model.api import Api, ApiError
 from podwire.model.gvr import CRDS, DAEMONSETS
@@ -48,7 +48,10 @@ async def remove(api: Api, options: Options, say: Say, seconds: float, *, purge:
     if purge:
         for crd in manifests.kinds(options):
             await _delete(api, crd)
-        say("the kinds of IPAM are removed, with every pool and address stored under them")
+        for crd in manifests.policy_kinds(options):
+            if await is_ours(api, crd):
+                await _delete(api, crd)
+        say("the kinds of IPAM and of policies are removed, with every pool, address and policy stored under them")
 
 
 def _as_installed(options: Options, daemons: Object | None) -> Options:

@@ -24,8 +24,8 @@ from podwire.kube.api import Api, ApiError
 from podwire.lab.places import CLUSTER, PKI
 from podwire.lab.topology import KUBENET, LabPlan
 from podwire.lab.underlay import API_PORT
-from podwire.model import installation
-from podwire.model.gvr import CRDS, ENDPOINTS, ENDPOINTSLICES, GVR
+from podwire.model import installation, policycrds
+from podwire.model.gvr import CRDS, ENDPOINTS, ENDPOINTSLICES, GVR, TIERS
 
 VERSION = "v1.36.0+podwire"
 
@@ -89,8 +89,9 @@ def first_objects(plan: LabPlan) -> list[tuple[GVR, dict[str, Any]]]:
             {"addresses": [{"ip": address}], "ports": [{"name": "https", "port": API_PORT, "protocol": "TCP"}]}
         ],
     }
-    kinds = [*crds(), *installation.crds()]
-    return [*((CRDS, crd) for crd in kinds), (ENDPOINTSLICES, slice_), (ENDPOINTS, endpoints)]
+    kinds = [*crds(), *installation.crds(), *policycrds.crds()]
+    tiers = ((TIERS, tier) for tier in policycrds.first_tiers())
+    return [*((CRDS, crd) for crd in kinds), *tiers, (ENDPOINTSLICES, slice_), (ENDPOINTS, endpoints)]
 
 
 async def _ensure(client: Api, gvr: GVR, obj: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 
 import msgspec
 
@@ -67,6 +68,14 @@ class StagedGlobalSpec(GlobalSpec, frozen=True):
     stagedAction: str = "Set"
 
 
+class ProfileSpec(msgspec.Struct, frozen=True):
+    """Accepted, and of no matter for pods: theirs follow from namespace and service account."""
+
+    ingress: list[CalicoRule] = []
+    egress: list[CalicoRule] = []
+    labelsToApply: dict[str, str] = {}
+
+
 class TierSpec(msgspec.Struct, frozen=True):
     order: float | None = None
     defaultAction: str = "Deny"
@@ -96,16 +105,20 @@ def staged_kubernetes_network_policy(record: Written, notes: Notes) -> Policy:
     """Raises PolicyError as the kind that it stages."""
     spec, _ = spec_of(record, networkpolicy.StagedSpec)
     key = PolicyKey("StagedKubernetesNetworkPolicy", *record.key)
-    if _is_set(spec.stagedAction):
+    if _is_calculated(spec.stagedAction):
         return networkpolicy.convert(record, networkpolicy.StagedSpec, key, notes, staged=True)
     return Policy(key, Peers("all()"), None, None, staged=True)
 
 
-def _is_set(action: str) -> bool:
-    """Only this one has rules to calculate."""
+def _is_calculated(action: str) -> bool:
     if action not in STAGED:
         raise PolicyError("spec.stagedAction", f"{action[:80]!r} is none of {', '.join(STAGED)}")
-    return action == "Set"
+    return action in ("Set", "Learn")
+
+
+def _beside_delete(spec: Mapping[str, object]) -> str:
+    """A field that has something in it beside those that may."""
+    return next((name for name in spec if name not in ("tier", "stagedAction", "types") and spec[name]), "")
 
 
 def _policy(record: Written, kind: str, shape: type[Spec], notes: Notes, *, staged: bool = False) -> Policy:
@@ -118,8 +131,10 @@ def _policy(record: Written, kind: str, shape: type[Spec], notes: Notes, *, stag
     order = math.inf if spec.order is None else spec.order
     if spec.order is not None and not math.isfinite(spec.order):
         raise PolicyError("spec.order", f"{spec.order} is no number to go by")
-    if isinstance(spec, StagedSpec | StagedGlobalSpec) and not _is_set(spec.stagedAction):
-        return Policy(key, Peers("all()"), None, None, tier, order, True)
+    if isinstance(spec, StagedSpec | StagedGlobalSpec) and not _is_calculated(spec.stagedAction):
+        if spec.stagedAction == "Delete" and (extra := _beside_delete(record.spec)):
+            notes.wrong(PolicyError(f"spec.{extra}", "must be empty with the stagedAction Delete"))
+        return Policy(key, Peers("all()"), None, None, tier, order, True, notes.texts)
     subject = _subject(spec, namespace)
     types = types_of(spec)
     ingress = _rules(Direction.INGRESS, spec.ingress, namespace, unknown, notes) if "Ingress" in types else None

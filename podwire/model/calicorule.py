@@ -175,8 +175,8 @@ class RuleReader:
         return Entity(
             self._peers(path, entity),
             Peers(selector_of(term(entity.notSelector, f"{path}.notSelector")).text) if entity.notSelector else None,
-            tuple(_nets(f"{path}.nets", entity.nets)),
-            tuple(_nets(f"{path}.notNets", entity.notNets)),
+            self._either(f"{path}.nets", _nets(f"{path}.nets", entity.nets)),
+            self._either(f"{path}.notNets", self._somebody(f"{path}.notNets", entity.notNets)),
             ports(f"{path}.ports", entity.ports, protocol),
             ports(f"{path}.notPorts", entity.notPorts, protocol),
         )
@@ -186,6 +186,19 @@ class RuleReader:
         for name, most in (("nets", _NETS), ("notNets", _NETS), ("ports", _PORTS), ("notPorts", _PORTS)):
             if len(getattr(entity, name)) > most:
                 self._notes.wrong(PolicyError(f"{path}.{name}", f"may not have more than {most} items"))
+
+    def _either(self, path: str, nets: tuple[Cidr, ...]) -> tuple[Cidr, ...]:
+        """Upstream wants one family in a list; both do no harm."""
+        if len({net.width for net in nets}) > 1:
+            self._notes.wrong(PolicyError(path, "may not have both IPv4 and IPv6: make it two rules"))
+        return nets
+
+    def _somebody(self, path: str, texts: list[str]) -> tuple[Cidr, ...]:
+        found = _nets(path, texts)
+        for place, net in enumerate(found):
+            if not net.length:
+                self._notes.wrong(PolicyError(f"{path}[{place}]", f"{net} leaves nobody: the rule would match nothing"))
+        return found
 
     def _peers(self, path: str, entity: EntityRule) -> Peers | None:
         """By selector, namespaces and service accounts together."""
@@ -279,9 +292,9 @@ def _icmp_version(path: str, rule: CalicoRule, *protocols: int | None) -> None:
             raise PolicyError(f"{path}.{name}", f"ipVersion {rule.ipVersion} goes with {wanted}")
 
 
-def _nets(path: str, texts: list[str]) -> list[Cidr]:
+def _nets(path: str, texts: list[str]) -> tuple[Cidr, ...]:
     found = [prefix(text, f"{path}[{place}]", host_bits=False) for place, text in enumerate(texts)]
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
 
 
 def _version(asked: int | None, *entities: Entity) -> tuple[int | None, bool]:

@@ -37,9 +37,11 @@ from podwire.model.written import Notes, PolicyError, Written, spec_of, within
 ADMIN, BASELINE = "kube-admin", "kube-baseline"
 TIERS = {"Admin": ADMIN, "Baseline": BASELINE}
 LAST_PRIORITY = 1_000
-BASELINE_ORDER = LAST_PRIORITY + 1.0
-"""Of the BaselineAdminNetworkPolicy, which has no priority: after the ClusterNetworkPolicies of its tier."""
-_RULES, _ITEMS, _NAME = 25, 25, 100
+BASELINE_ORDER = float(LAST_PRIORITY)
+"""Of the BaselineAdminNetworkPolicy, which has no priority: with the last ClusterNetworkPolicies of its tier."""
+MOST, OLD_MOST = 25, 100
+"""Rules in a direction, peers in a rule and protocols in a rule; before v1alpha2 there might be more."""
+_NAME, _NETWORKS = 100, 25
 _ACTIONS = {"Accept": Action.ALLOW, "Allow": Action.ALLOW, "Deny": Action.DENY, "Pass": Action.PASS}
 
 
@@ -58,13 +60,13 @@ class Range(msgspec.Struct, frozen=True):
     end: int = 0
 
 
-class Port2(msgspec.Struct, frozen=True):
+class DestinationPort(msgspec.Struct, frozen=True):
     number: int | None = None
     range: Range | None = None
 
 
 class Ported(msgspec.Struct, frozen=True):
-    destinationPort: Port2 | None = None
+    destinationPort: DestinationPort | None = None
 
 
 class Protocol(msgspec.Struct, frozen=True):
@@ -87,7 +89,7 @@ class NumberedRange(msgspec.Struct, frozen=True):
     end: int = 0
 
 
-class Port1(msgspec.Struct, frozen=True):
+class OldPort(msgspec.Struct, frozen=True):
     """v1alpha1: one of them."""
 
     portNumber: PortNumber | None = None
@@ -127,34 +129,34 @@ class ClusterNetworkPolicySpec(msgspec.Struct, frozen=True):
     egress: list[EgressRule] = []
 
 
-class IngressRule1(msgspec.Struct, frozen=True, rename={"peers": "from"}):
+class OldIngressRule(msgspec.Struct, frozen=True, rename={"peers": "from"}):
     action: str = ""
     name: str = ""
     peers: list[Peer] = []
-    ports: list[Port1] | None = None
+    ports: list[OldPort] | None = None
 
 
-class EgressRule1(msgspec.Struct, frozen=True, rename={"peers": "to"}):
+class OldEgressRule(msgspec.Struct, frozen=True, rename={"peers": "to"}):
     action: str = ""
     name: str = ""
     peers: list[Peer] = []
-    ports: list[Port1] | None = None
+    ports: list[OldPort] | None = None
 
 
 class AdminNetworkPolicySpec(msgspec.Struct, frozen=True):
     priority: int = -1
     subject: Subject = Subject()
-    ingress: list[IngressRule1] = []
-    egress: list[EgressRule1] = []
+    ingress: list[OldIngressRule] = []
+    egress: list[OldEgressRule] = []
 
 
 class BaselineAdminNetworkPolicySpec(msgspec.Struct, frozen=True):
     subject: Subject = Subject()
-    ingress: list[IngressRule1] = []
-    egress: list[EgressRule1] = []
+    ingress: list[OldIngressRule] = []
+    egress: list[OldEgressRule] = []
 
 
-AnyRule = IngressRule | EgressRule | IngressRule1 | EgressRule1
+AnyRule = IngressRule | EgressRule | OldIngressRule | OldEgressRule
 Matched = tuple[int | None, tuple[Port, ...]]
 """A protocol (None: any) and its ports (none: all)."""
 
@@ -227,11 +229,12 @@ class _Reader:
 
     def __init__(self, direction: Direction, actions: tuple[str, ...], unknown: list[str], notes: Notes) -> None:
         self._direction, self._actions, self._unknown, self._notes = direction, actions, unknown, notes
+        self._most = MOST if "Accept" in actions else OLD_MOST
         self._list = "from" if direction is Direction.INGRESS else "to"
 
     def all(self, rules: Sequence[AnyRule]) -> tuple[Rule, ...]:
-        if len(rules) > _RULES:
-            words = f"may not have more than {_RULES} rules: {len(rules)}"
+        if len(rules) > self._most:
+            words = f"may not have more than {self._most} rules: {len(rules)}"
             self._notes.wrong(PolicyError(f"spec.{self._direction}", words))
         return tuple(found for place, rule in enumerate(rules) for found in self._rules(place, rule))
 
@@ -258,10 +261,10 @@ class _Reader:
             self._notes.wrong(PolicyError(f"{path}.name", f"may not be longer than {_NAME} characters"))
         action = _ACTIONS[rule.action]
         if isinstance(rule, IngressRule | EgressRule):
-            matched = _matched(f"{path}.protocols", rule.protocols, _protocol)
+            matched = _matched(f"{path}.protocols", rule.protocols, _protocol, self._most)
         else:
-            matched = _matched(f"{path}.ports", rule.ports, _port1)
-        _count(f"{path}.{self._list}", len(rule.peers))
+            matched = _matched(f"{path}.ports", rule.ports, _old_port, self._most)
+        _count(f"{path}.{self._list}", len(rule.peers), self._most)
         named = any(isinstance(port, NamedPort) for _, ports in matched for port in ports)
         entities = [
             entity
@@ -294,7 +297,7 @@ class _Reader:
         elif peer.nodes is not None:
             yield Entity(kubernetesselector.nodes(peer.nodes, f"{path}.nodes"))
         elif peer.networks is not None:
-            _count(f"{path}.networks", len(peer.networks))
+            _count(f"{path}.networks", len(peer.networks), _NETWORKS)
             nets = (prefix(text, f"{path}.networks[{at}]") for at, text in enumerate(peer.networks))
             yield Entity(nets=tuple(dict.fromkeys(nets)))
         elif action is not Action.ALLOW:
@@ -303,16 +306,16 @@ class _Reader:
             self._notes.unmet(f"{path}.domainNames", "names are not followed here: this peer matches nothing")
 
 
-def _count(path: str, number: int) -> None:
-    if not 1 <= number <= _ITEMS:
-        raise PolicyError(path, f"must have 1 to {_ITEMS} items, not {number}")
+def _count(path: str, number: int, most: int) -> None:
+    if not 1 <= number <= most:
+        raise PolicyError(path, f"must have 1 to {most} items, not {number}")
 
 
-def _matched(path: str, written: Sequence[Any] | None, read: Callable[[str, Any], Matched]) -> list[Matched]:
+def _matched(path: str, written: Sequence[Any] | None, read: Callable[[str, Any], Matched], most: int) -> list[Matched]:
     """Each protocol once, with all its ports. Raises PolicyError."""
     if written is None:
         return [(None, ())]
-    _count(path, len(written))
+    _count(path, len(written), most)
     found: dict[int | None, tuple[Port, ...]] = {}
     for place, each in enumerate(written):
         protocol, ports = read(f"{path}[{place}]", each)
@@ -340,7 +343,7 @@ def _protocol(path: str, each: Protocol) -> Matched:
     return number, (port_range(port.number or 0, port.number or 0, f"{where}.number"),)
 
 
-def _port1(path: str, each: Port1) -> Matched:
+def _old_port(path: str, each: OldPort) -> Matched:
     given = (each.portNumber, each.portRange, each.namedPort)
     if sum(one is not None for one in given) != 1:
         raise PolicyError(path, "must have exactly one of portNumber, portRange, namedPort")

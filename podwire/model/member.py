@@ -32,13 +32,26 @@ class ServiceAccount(msgspec.Struct, frozen=True):
 
 def effective_labels(pod: Pod, namespace_labels: Labels, service_account_labels: Labels) -> dict[str, str]:
     """What policies know a pod by."""
-    account = pod.spec.serviceAccountName or "default"
+    return pod_labels(
+        pod.metadata.labels,
+        pod.metadata.namespace,
+        pod.spec.serviceAccountName,
+        namespace_labels,
+        service_account_labels,
+    )
+
+
+def pod_labels(
+    own: Labels, namespace: str, account: str, namespace_labels: Labels, account_labels: Labels
+) -> dict[str, str]:
+    """The same from its parts, of which many pods have the same ones. No `account`: the namespace's default one."""
+    account = account or "default"
     return {
-        **_own(pod.metadata.labels),
+        **_own(own),
         ORCHESTRATOR: "k8s",
         SERVICE_ACCOUNT: account,
-        **of_namespace(pod.metadata.namespace, namespace_labels),
-        **{OF_ACCOUNT + key: value for key, value in service_account_labels.items()},
+        **of_namespace(namespace, namespace_labels),
+        **{OF_ACCOUNT + key: value for key, value in account_labels.items()},
         OF_ACCOUNT + NAME: account,
     }
 

@@ -58,7 +58,8 @@ def prefix(text: str, path: str, *, host_bits: bool = True, bare: bool = False) 
     try:
         return mapped(Cidr.parse(text[:80], host_bits=host_bits))
     except AddressError as error:
-        raise PolicyError(path, str(error)) from None
+        words = str(error) if "CIDR" in str(error) else f"{text[:80]!r} is not a CIDR: {error}"
+        raise PolicyError(path, words) from None
 
 
 def mapped(cidr: Cidr) -> Cidr:

@@ -44,4 +44,5 @@ def test_rendered_is_what_install_prints(helm: Path, tmp_path: Path, options: Op
     )  # fmt: skip
     rendered = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(done.stdout) if each}
     wanted = [each for each in manifests.everything(options) if each["kind"] != "Namespace"]
-    assert rendered == {(each["kind"], each["metadata"]["name"]): each for each in [*wanted, manifests.pool(options)]}
+    later = [manifests.pool(options), *manifests.tiers()]
+    assert rendered == {(each["kind"], each["metadata"]["name"]): each for each in [*wanted, *later]}

@@ -141,6 +141,8 @@ def test_kubectl_accepts_the_pool_when_its_kind_is_served(installed: Plane) -> N
     text = dry_run("--dry-run", "pool", "--set", "block-size=30")
     done = installed.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", text=text)
     assert done.returncode == 0 and "ippool.projectcalico.org/default-ipv4-ippool" in done.stdout, done.stderr
+    for name in ("kube-admin", "default", "kube-baseline"):
+        assert f"tier.projectcalico.org/{name}" in done.stdout
 
 
 @identities

@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from podwire.ipam.crds import crds, default_pool
-from podwire.model import installation
+from podwire.model import installation, policycrds
 
+ALL = [*crds(), *installation.crds(), *policycrds.crds()]
 FOLDER = Path(__file__).parents[3] / "deploy" / "crds"
 
 
-@pytest.mark.parametrize("crd", [*crds(), *installation.crds()], ids=lambda crd: crd["spec"]["names"]["plural"])
+@pytest.mark.parametrize("crd", ALL, ids=lambda crd: crd["spec"]["names"]["plural"])
 def test_text_equals_declaration(crd: dict) -> None:
     path = FOLDER / f"{crd['metadata']['name']}.yaml"
     if os.environ.get("PODWIRE_GOLDEN"):
@@ -23,7 +24,7 @@ def test_text_equals_declaration(crd: dict) -> None:
 
 
 def test_nothing_else_lies_there() -> None:
-    assert len(list(FOLDER.glob("*.yaml"))) == len([*crds(), *installation.crds()])
+    assert len(list(FOLDER.glob("*.yaml"))) == len(ALL)
 
 
 def test_the_default_pool_fits_its_schema() -> None:
