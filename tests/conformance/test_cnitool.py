@@ -225,6 +225,7 @@ def test_gc_by_a_list(site: Site) -> None:
     for name, space in (("listed", kept), ("listed", lost), ("unlisted", foreign)):
         (net if name == "listed" else other).add(space)
     config = {"cniVersion": "1.1.0", "name": "listed", **OURS}
+    site.until("handles written", lambda: sum(handle.startswith("listed.") for handle in site.handles()) == 2)
     container = next(handle.split(".", 1)[1] for handle in site.handles() if handle.startswith("listed."))
     config["cni.dev/valid-attachments"] = [{"containerID": container, "ifname": "eth0"}]
     done = subprocess.run(

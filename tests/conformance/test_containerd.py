@@ -38,7 +38,7 @@ def test_sandbox(site: Site, runtime: Containerd) -> None:
     assert address.startswith("10.244.")
     assert f"{address} dev cali6d09fa47963 scope link" in site.machine.run("ip", "route")
     site.machine.run("busybox", "ping", "-c1", "-W2", address)
-    assert f"k8s-pod-network.{identity}" in site.handles()
+    site.until("handle written", lambda: f"k8s-pod-network.{identity}" in site.handles())
     runtime.stop_sandbox(identity)
     runtime.stop_sandbox(identity)
     assert address not in site.machine.run("ip", "route")

@@ -73,7 +73,7 @@ def test_add_again_is_the_same_and_del_gives_everything_back(world: Any, tools: 
     pod = node.pod("a").add()
     first = pod.result
     assert pod.add().result == first
-    assert f"k8s-pod-network.{pod.container_id}" in handles(world)
+    tools.until("the handle is written", lambda: f"k8s-pod-network.{pod.container_id}" in handles(world))
     pod.delete()
     assert "eth0" not in pod.space.run("ip", "link")
     assert pod.host_name not in node.space.run("ip", "link", "show", "up")
