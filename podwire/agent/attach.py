@@ -25,6 +25,13 @@ from podwire.kernel.netlink import KernelError
 
 log = logging.getLogger(__name__)
 
+
+def is_brief(env: Mapping[str, str]) -> bool:
+    """Whether a call does nothing that takes long without stepping aside (`turns.Turns.waiting`): what pods are wired
+    by, and not what looks at the whole node."""
+    return env.get("CNI_COMMAND") in ("ADD", "DEL", "CHECK") and env.get("PODWIRE_ROLE", roles.PODWIRE) == roles.PODWIRE
+
+
 Whose = tuple[str, str, str]  # role, container ID, interface
 
 
@@ -137,8 +144,13 @@ class Attacher:
             lock, users = self._locks.get(name, (threading.Lock(), 0))
             self._locks[name] = (lock, users + 1)
         try:
-            with lock:
+            if not lock.acquire(blocking=False):
+                with self._claimer.turns.waiting():
+                    lock.acquire()
+            try:
                 yield
+            finally:
+                lock.release()
         finally:
             with self._guard:
                 lock, users = self._locks.pop(name)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from podwire.agent.between import Between
 from podwire.agent.turns import Turns
 from podwire.cni import spec
 from podwire.cni.spec import CniError
@@ -101,6 +102,7 @@ class Claimer:
         self.turns = turns
         self._claims: Claims | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._between: Between | None = None
         self._serving = threading.local()
 
     @contextmanager
@@ -112,9 +114,9 @@ class Claimer:
         finally:
             self._serving.ticket = None
 
-    def open(self, claims: Claims, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on addresses can be had; `claims` is used on `loop` only."""
-        self._claims, self._loop = claims, loop
+    def open(self, claims: Claims, loop: asyncio.AbstractEventLoop, between: Between | None = None) -> None:
+        """From now on addresses can be had; `claims` is used on `loop` only, or `between` its callbacks."""
+        self._claims, self._loop, self._between = claims, loop, between
 
     @property
     def ready(self) -> bool:
@@ -129,15 +131,34 @@ class Claimer:
     def claim(self, wish: Wish) -> Pending:
         """Raises CniError 11 while the door is shut."""
         assert self._loop is not None
-        pending = Pending(concurrent.futures.Future(), self.turns)
-        self._loop.call_soon_threadsafe(self._assign, self.require(), wish, pending.future)
+        pending, claims = Pending(concurrent.futures.Future(), self.turns), self.require()
+        if self._at_once(claims, wish, pending.future):
+            return pending
+        self._loop.call_soon_threadsafe(self._assign, claims, wish, pending.future)
         ticket: Ticket | None = getattr(self._serving, "ticket", None)
         if ticket is not None:
             ticket.hold(pending)
         return pending
 
+    def _at_once(self, claims: Claims, wish: Wish, future: concurrent.futures.Future[tuple[str, ...]]) -> bool:
+        """In the caller's thread: mostly the addresses are there."""
+        between = self._between
+        if between is None or not between.enter():
+            return False
+        try:
+            found = claims.at_once(wish)
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            _settle(future, error)
+            return True
+        finally:
+            between.leave()
+        if found is None:
+            return False
+        _settle(future, tuple(found))
+        return True
+
     def _assign(self, claims: Claims, wish: Wish, future: concurrent.futures.Future[tuple[str, ...]]) -> None:
-        """On the loop. Mostly the addresses are there, and then a task would cost more than all the rest."""
+        """On the loop. The addresses may be there, and then a task would cost more than all the rest."""
         if future.cancelled():
             return
         try:

@@ -3,8 +3,8 @@
 Request: u32 length, environment as NUL-ended strings, u32 length, stdin (host byte order); the pod's namespace comes as
 a descriptor with the first byte. Reply: one byte exit code, u32 length, stdout.
 
-Only a whole request gets a thread; until then one thread watches all connections, so that callers who are slow, silent
-or many hold up nobody. ADDs, which may wait for addresses, have threads of their own: a DEL never waits behind them.
+Only a whole request is served; until then one thread watches all connections, so that callers who are slow, silent or
+many hold up nobody. ADDs that wait for addresses do so in threads of their own: a DEL never waits behind them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -96,15 +97,34 @@ def _whole(buffer: bytearray) -> bool:
 
 class CniSocket:
     """Listens from `start` to `close`; calls in flight are let finish. `serve` should not raise; `arrive` is told of
-    each call's environment in the order of their coming."""
+    each call's environment in the order of their coming.
 
-    def __init__(self, path: Path, serve: Serve, arrive: Callable[[dict[str, str]], None] = lambda env: None) -> None:
+    Calls that are `brief` are served by the thread that reads them, one after another: to hand each over to another
+    thread costs more than a fifth of it. Such a call must `step_aside` before it waits; another thread reads then.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        serve: Serve,
+        arrive: Callable[[dict[str, str]], None] = lambda env: None,
+        brief: Callable[[dict[str, str]], bool] = lambda env: False,
+    ) -> None:
         self._path = path
         self._serve = serve
         self._arrive = arrive
+        self._brief = brief
         self._listener: socket.socket | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
-        self._thread: threading.Thread | None = None
+        self._selector = selectors.DefaultSelector()
+        self._waiting: dict[Call, None] = {}  # in order of their deadlines; used by who reads, like the next
+        self._whole: deque[tuple[Call, dict[str, str], bytes]] = deque()
+        self._reading = threading.Lock()  # held by who reads
+        self._mine = threading.local()
+        self._guard = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._spare = 0  # threads that wait to read
+        self._closed = False
         self._adds = ThreadPoolExecutor(THREADS, thread_name_prefix="cni-add")
         self._others = ThreadPoolExecutor(THREADS, thread_name_prefix="cni")
 
@@ -114,48 +134,92 @@ class CniSocket:
         listener.setblocking(False)
         self._listener = listener
         self._wake = socket.socketpair()
-        self._thread = threading.Thread(
-            target=self._watch, args=(listener, self._wake[1]), name="cni-watch", daemon=True
-        )
-        self._thread.start()
+        self._selector.register(listener, selectors.EVENT_READ, None)
+        self._selector.register(self._wake[1], selectors.EVENT_READ, None)
+        with self._guard:
+            self._more()
 
     def close(self) -> None:
-        if self._thread is not None and self._wake is not None and self._listener is not None:
+        if self._wake is not None and self._listener is not None:
             self._wake[0].close()
-            self._thread.join()
+            self._end_threads()
+            self._selector.close()
             self._wake[1].close()
             self._listener.close()
             self._path.unlink(missing_ok=True)
         for pool in (self._adds, self._others):
             pool.shutdown(wait=True, cancel_futures=False)
 
-    def _watch(self, listener: socket.socket, wake: socket.socket) -> None:
-        waiting: dict[Call, None] = {}  # in order of their deadlines
-        with selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ, None)
-            selector.register(wake, selectors.EVENT_READ, None)
-            while True:
-                first = next(iter(waiting), None)
-                ready = selector.select(None if first is None else max(0.0, first.deadline - time.monotonic()))
-                for key, _ in ready:
-                    if key.fileobj is wake:
-                        for call in waiting:
-                            call.close()
-                        return
-                    if key.fileobj is listener:
-                        self._accept(listener, selector, waiting)
-                    elif key.data in waiting:
-                        self._advance(key.data, selector, waiting)
-                self._expire(selector, waiting)
+    def _end_threads(self) -> None:
+        while True:
+            with self._guard:
+                if not self._threads:
+                    return
+                thread = self._threads.pop()
+            thread.join()
 
-    def _accept(self, listener: socket.socket, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
+    def _more(self) -> None:
+        """One more thread, with the guard held."""
+        self._spare += 1
+        thread = threading.Thread(target=self._run, name=f"cni-read-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def step_aside(self) -> None:
+        """The calling thread is about to wait: if it is the one that reads, another shall."""
+        if not getattr(self._mine, "reads", False):
+            return
+        self._mine.reads = False
+        with self._guard:
+            if not self._spare and not self._closed:
+                self._more()
+        self._reading.release()
+
+    def _run(self) -> None:
+        while True:
+            self._reading.acquire()
+            self._mine.reads = True
+            with self._guard:
+                self._spare -= 1
+            while self._mine.reads:
+                found = self._next()
+                if found is None:
+                    self._closed = True
+                    self._reading.release()
+                    return
+                self._answer(*found)
+            with self._guard:
+                self._spare += 1
+
+    def _next(self) -> tuple[Call, dict[str, str], bytes] | None:
+        """The next call to be served here; None at the end."""
+        assert self._listener is not None and self._wake is not None
+        while not self._whole:
+            first = next(iter(self._waiting), None)
+            pause = None if first is None else max(0.0, first.deadline - time.monotonic())
+            for key, _ in [] if self._closed else self._selector.select(pause):
+                if key.fileobj is self._wake[1]:
+                    self._closed = True
+                elif key.fileobj is self._listener:
+                    self._accept(self._listener)
+                elif key.data in self._waiting:
+                    self._advance(key.data)
+            if self._closed:
+                for call in self._waiting:
+                    call.close()
+                self._waiting.clear()
+                break
+            self._expire()
+        return self._whole.popleft() if self._whole else None
+
+    def _accept(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
         except OSError as error:
             if error.errno in _SHORT:
                 log.error("cni call not accepted error=%s", error)
-                if waiting:
-                    self._drop(next(iter(waiting)), selector, waiting, "the agent is short of descriptors")
+                if self._waiting:
+                    self._drop(next(iter(self._waiting)), "the agent is short of descriptors")
                 else:
                     time.sleep(0.05)  # whoever has them all gives them back: calls in flight end
             return
@@ -164,15 +228,15 @@ class CniSocket:
         if (found := _read(call)) is not None:  # the shim sends at once: mostly all of it is there
             self._settle(call, found)
             return
-        waiting[call] = None
-        selector.register(connection, selectors.EVENT_READ, call)
-        if len(waiting) > MAX_WAITING:
-            self._drop(next(iter(waiting)), selector, waiting, "too many calls at once")
+        self._waiting[call] = None
+        self._selector.register(connection, selectors.EVENT_READ, call)
+        if len(self._waiting) > MAX_WAITING:
+            self._drop(next(iter(self._waiting)), "too many calls at once")
 
-    def _advance(self, call: Call, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
+    def _advance(self, call: Call) -> None:
         if (found := _read(call)) is not None:
-            selector.unregister(call.connection)
-            del waiting[call]
+            self._selector.unregister(call.connection)
+            del self._waiting[call]
             self._settle(call, found)
 
     def _settle(self, call: Call, found: tuple[dict[str, str], bytes] | ProtocolError | OSError) -> None:
@@ -182,18 +246,23 @@ class CniSocket:
         env, stdin = found
         call.buffer.clear()
         self._arrive(env)
+        if self._brief(env) and (self._spare or len(self._threads) <= THREADS):  # else nobody would be left to read
+            self._whole.append((call, env, stdin))
+            return
         pool = self._adds if env.get("CNI_COMMAND") == "ADD" else self._others
         pool.submit(self._answer, call, env, stdin)
 
-    def _drop(self, call: Call, selector: selectors.BaseSelector, waiting: dict[Call, None], why: str) -> None:
-        selector.unregister(call.connection)
-        del waiting[call]
+    def _drop(self, call: Call, why: str) -> None:
+        self._selector.unregister(call.connection)
+        del self._waiting[call]
         _refuse(call, why)
 
-    def _expire(self, selector: selectors.BaseSelector, waiting: dict[Call, None]) -> None:
+    def _expire(self) -> None:
+        if not self._waiting:
+            return
         now = time.monotonic()
-        while (first := next(iter(waiting), None)) is not None and first.deadline <= now:
-            self._drop(first, selector, waiting, f"no whole request within {CALLER_SECONDS:.0f} s")
+        while (first := next(iter(self._waiting), None)) is not None and first.deadline <= now:
+            self._drop(first, f"no whole request within {CALLER_SECONDS:.0f} s")
 
     def _answer(self, call: Call, env: dict[str, str], stdin: bytes) -> None:
         try:
@@ -204,11 +273,22 @@ class CniSocket:
                 code, output = 1, CniError(INTERNAL, "internal error", repr(error)).encode("")
             if len(output) > LIMIT_BYTES:
                 code, output = 1, CniError(INTERNAL, "the answer is too large", f"{len(output)} bytes").encode("")
-            _send(call.connection, _reply(code, output))
+            self._send(call.connection, _reply(code, output))
         except OSError as error:
             log.warning("cni caller gone error=%s", error)
         finally:
             call.close()
+
+    def _send(self, connection: socket.socket, reply: bytes) -> None:
+        """All of it; a caller that reads slowly is waited for. Raises OSError."""
+        try:
+            sent = connection.send(reply, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(reply):
+            self.step_aside()
+            connection.settimeout(CALLER_SECONDS)
+            connection.sendall(reply[sent:])
 
 
 def _read(call: Call) -> tuple[dict[str, str], bytes] | ProtocolError | OSError | None:
@@ -228,17 +308,6 @@ def _refuse(call: Call, why: str) -> None:
     with contextlib.suppress(OSError):
         call.connection.send(_reply(1, refusal), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     call.close()
-
-
-def _send(connection: socket.socket, reply: bytes) -> None:
-    """All of it; a caller that reads slowly is waited for. Raises OSError."""
-    try:
-        sent = connection.send(reply, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    except BlockingIOError:
-        sent = 0
-    if sent < len(reply):
-        connection.settimeout(CALLER_SECONDS)
-        connection.sendall(reply[sent:])
 
 
 def _reply(code: int, output: bytes) -> bytes:

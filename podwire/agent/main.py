@@ -30,8 +30,9 @@ from podwire.agent import (
 )
 from podwire.agent import health as health_page
 from podwire.agent.admission import Admission
-from podwire.agent.attach import Attacher
+from podwire.agent.attach import Attacher, is_brief
 from podwire.agent.attachments import BRIDGE, CLAIMING, READY, Attachment, Attachments
+from podwire.agent.between import Between
 from podwire.agent.calls import Calls
 from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
@@ -97,6 +98,7 @@ class Agent:
         self.health = Health()
         self._api = api = FoundApi(CountedApi(api, self.health.figures))
         self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._between: Between | None = None
         self._complete = False
         self._installed = asyncio.Event()
         self._collection: asyncio.Task[None] | None = None
@@ -143,13 +145,15 @@ class Agent:
         self._attacher = Attacher(self._records, roletable.build(parts), self._claimer, self._sockets)
         self._spool = Spool(config.spool, self._attacher.serve)
         self._calls = Calls(self._spool.serve, self.health.figures)
-        self._socket = CniSocket(config.socket, self._calls.serve, self._attacher.arrive)
+        self._socket = CniSocket(config.socket, self._calls.serve, self._attacher.arrive, is_brief)
+        turns.aside = self._socket.step_aside
         self._recent = Recent()
         self.health.figures.sources.extend(self._figures())
 
     async def serve(self) -> None:
         """Raises KernelError or OSError when the node cannot be taken over; otherwise runs until cancelled."""
         self._event_loop = asyncio.get_running_loop()
+        self._between = Between(self._event_loop)
         _be_brisk()
         logging.getLogger().addHandler(self._recent)
         await asyncio.to_thread(self._take_over)
@@ -206,6 +210,7 @@ class Agent:
             await server.close()
             if debug is not None:
                 await debug.close()
+            self._between.close()
             await asyncio.to_thread(repair.stop)
             await asyncio.to_thread(self._stop)
             logging.getLogger().removeHandler(self._recent)
@@ -321,7 +326,7 @@ class Agent:
         if self._config.ipam == kubenet.HOST_LOCAL:
             self._claimer.open(kubenet.HostLocalClaims(self._files, self._pod_cidr), self._event_loop)
         else:
-            self._claimer.open(allocator, self._event_loop)
+            self._claimer.open(allocator, self._event_loop, self._between)
         collector = Collector(
             self._api,
             self._config.node_name,
@@ -411,6 +416,7 @@ def run(config: AgentConfig) -> None:
 def _be_brisk() -> None:
     """Spare what no log line of ours shows (thread, process, place in the source), and most searches for garbage."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
 
 

@@ -104,14 +104,15 @@ class Routed:
             reached("pod")
             wire.address_host(self._sockets.route(), complete, index)
             reached("host")
-            self._extras.attach(msgspec.structs.replace(record, addresses=complete.addresses))
+            done = msgspec.structs.replace(record, addresses=complete.addresses, state=READY)
+            self._extras.attach(done)
             reached("extras")
             if record.sources:
                 self._open_sources(record)
-            self._admission.admit(speaker_of(msgspec.structs.replace(record, addresses=complete.addresses)))
+            self._admission.admit(speaker_of(done))
             reached("admitted")
             wire.await_carrier(self._sockets.route(), complete.host_name)
-            self._records.put(msgspec.structs.replace(record, addresses=complete.addresses, state=READY))
+            self._records.put(done)
             reached("ready")
         except BaseException:
             self._undo(record, pending)

@@ -90,7 +90,9 @@ def asked(request: Request, facts: PodFacts | None = None, features: Features | 
 def _floating(pod: _Annotations, allowed: bool) -> tuple[str, ...]:
     """Addresses that shall lead to the pod. Raises CniError 7."""
     texts = pod.strings(FLOATING_IPS)
-    if texts and not allowed:
+    if not texts:
+        return ()
+    if not allowed:
         text = "asking for floating addresses, which are switched off here: remove it, or see floating_ips"
         raise pod.fault(FLOATING_IPS, text, "")
     found: dict[str, None] = {}
@@ -108,7 +110,9 @@ def _floating(pod: _Annotations, allowed: bool) -> tuple[str, ...]:
 def _sources(pod: _Annotations, allowed: bool) -> tuple[str, ...]:
     """Prefixes that the pod may speak from. Raises CniError 7."""
     texts = pod.strings(SOURCES)
-    if texts and not allowed:
+    if not texts:
+        return ()
+    if not allowed:
         text = "asking to speak from other addresses, which is switched off here: remove it, or see source_prefixes"
         raise pod.fault(SOURCES, text, "")
     try:
@@ -154,7 +158,8 @@ class _Annotations:
         return tuple(value)
 
     def addresses(self, name: str) -> tuple[str, ...]:
-        return _one_a_family(f"annotation {name} of {self.what}", self.strings(name))
+        texts = self.strings(name)
+        return _one_a_family(f"annotation {name} of {self.what}", texts) if texts else ()
 
     def mac(self) -> str:
         text = self.values.get(HW_ADDR, "").strip().lower().replace("-", ":")
@@ -204,6 +209,8 @@ def _pools(family: int, pod: _Annotations, namespace: _Annotations, ipam: Mappin
             return found
     key = f"ipv{family}_pools"
     stated = ipam.get(key) or ()
+    if not stated:
+        return ()
     if not isinstance(stated, list | tuple) or not all(isinstance(item, str) for item in stated):
         raise CniError(BAD_CONFIG, f"ipam.{key} is not a list of pools")
     return tuple(stated)
@@ -212,6 +219,8 @@ def _pools(family: int, pod: _Annotations, namespace: _Annotations, ipam: Mappin
 def _flag(section: Mapping[str, Any], key: str, default: bool, where: str = "ipam") -> bool:
     """Calico writes these as strings."""
     value = section.get(key, default)
+    if isinstance(value, bool):
+        return value
     text = str(value).lower()
     if text not in ("true", "false"):
         raise CniError(BAD_CONFIG, f"{where}.{key} is neither true nor false", text[:64])
@@ -235,6 +244,8 @@ def _mtu(config: Mapping[str, Any]) -> int:
 
 def _sysctls(request: Request) -> tuple[tuple[str, str], ...]:
     stated = _section(request.config, "sysctl")
+    if not stated:
+        return ()
     return tuple(
         (_sysctl_path(str(name), request.interface), _sysctl_value(str(name), v)) for name, v in stated.items()
     )

@@ -113,7 +113,10 @@ def _rate(name: str, value: Any) -> int:
 
 def addresses(request: Request) -> tuple[str, ...]:
     """The addresses that the runtime wants the pod to have; prefix lengths are dropped. Raises CniError 7."""
-    raw = request.runtime.get("ips") or _conventional(request) or request.args.get("IP", "").split(",")
+    told = request.args.get("IP")
+    raw = request.runtime.get("ips") or _conventional(request) or (told.split(",") if told else None)
+    if not raw:
+        return ()
     if not isinstance(raw, list) or not all(isinstance(text, str) for text in raw):
         raise CniError(BAD_CONFIG, "runtimeConfig.ips is not a list of addresses")
     return tuple(str(_address("runtimeConfig.ips", text)) for text in raw if text)

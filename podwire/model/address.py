@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 class AddressError(ValueError):
@@ -48,17 +49,7 @@ class Cidr:
     def parse(text: str, *, host_bits: bool = False) -> Cidr:
         """`10.0.0.0/8`, or a bare address as a /32 or /128. Host bits are an error unless allowed, then cut off.
         Raises AddressError."""
-        address, slash, tail = text.partition("/")
-        number, width = parse_ip(address)
-        length = width
-        if slash:
-            if not (tail.isascii() and tail.isdigit()) or int(tail) > width:
-                raise AddressError(f"{text!r} is not a CIDR: the length is a number from 0 to {width}")
-            length = int(tail)
-        found = Cidr.around(number, length, width)
-        if found.first != number and not host_bits:
-            raise AddressError(f"{text!r} is not a CIDR: it has host bits set (did you mean {found}?)")
-        return found
+        return _parse_cidr(text, host_bits)
 
     @staticmethod
     def around(number: int, length: int, width: int = 32) -> Cidr:
@@ -101,3 +92,18 @@ class Cidr:
     def address(self, ordinal: int) -> str:
         """The text of the address at an offset."""
         return format_ip(self.first + ordinal, self.width)
+
+
+@lru_cache(1024)  # pools are looked at in every claim
+def _parse_cidr(text: str, host_bits: bool) -> Cidr:
+    address, slash, tail = text.partition("/")
+    number, width = parse_ip(address)
+    length = width
+    if slash:
+        if not (tail.isascii() and tail.isdigit()) or int(tail) > width:
+            raise AddressError(f"{text!r} is not a CIDR: the length is a number from 0 to {width}")
+        length = int(tail)
+    found = Cidr.around(number, length, width)
+    if found.first != number and not host_bits:
+        raise AddressError(f"{text!r} is not a CIDR: it has host bits set (did you mean {found}?)")
+    return found

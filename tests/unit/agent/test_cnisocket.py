@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,12 @@ class Served:
         self.calls: list[tuple[dict[str, str], bytes, int | None]] = []
         self.hold = threading.Event()
         self.hold.set()
+        self.aside: Callable[[], None] = lambda: None
 
     def __call__(self, env: dict[str, str], stdin: bytes, fd: int | None) -> tuple[int, bytes]:
         self.calls.append((env, stdin, None if fd is None else os.fstat(fd).st_ino))
-        if env.get("CNI_COMMAND") == "ADD":
+        if env.get("CNI_COMMAND") == "ADD" and not self.hold.is_set():
+            self.aside()
             self.hold.wait(20)
         if env.get("CNI_COMMAND") == "RAISE":
             raise RuntimeError("oops")
@@ -73,10 +75,11 @@ class Served:
         return 0, env.get("CNI_CONTAINERID", "").encode()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+@pytest.fixture(params=[False, True], ids=["handed over", "by who reads"])
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
     serve = Served()
-    server = CniSocket(tmp_path / "cni.sock", serve)
+    server = CniSocket(tmp_path / "cni.sock", serve, brief=lambda env: request.param)
+    serve.aside = server.step_aside
     server.start()
     yield serve
     serve.hold.set()
@@ -207,6 +210,46 @@ def test_a_del_does_not_wait_behind_adds(tmp_path: Path, served: Served) -> None
     assert {reply(connection) for connection in adding} == {(0, b"c1")}
     for connection in adding:
         connection.close()
+
+
+def test_one_thread_serves_what_is_brief(tmp_path: Path) -> None:
+    seen: set[int] = set()
+
+    def serve(env: dict[str, str], stdin: bytes, fd: int | None) -> tuple[int, bytes]:
+        seen.add(threading.get_ident())
+        return 0, b""
+
+    server = CniSocket(tmp_path / "cni.sock", serve, brief=lambda env: env["CNI_COMMAND"] == "DEL")
+    server.start()
+    for command in ["DEL"] * 20 + ["GC"]:
+        with connect(tmp_path) as connection:
+            connection.sendall(request(CNI_COMMAND=command))
+            assert reply(connection) == (0, b"")
+    server.close()
+    assert len(seen) == 2, "the one that reads, and one for what takes long"
+
+
+def test_a_call_in_flight_is_answered_at_the_end(tmp_path: Path) -> None:
+    serve = Served()
+    server = CniSocket(tmp_path / "cni.sock", serve, brief=lambda env: True)
+    serve.aside, closing = server.step_aside, threading.Thread(target=server.close)
+    server.start()
+    serve.hold.clear()
+    with connect(tmp_path) as connection:
+        connection.sendall(request())
+        until(lambda: bool(serve.calls))
+        closing.start()
+        serve.hold.set()
+        assert reply(connection) == (0, b"c1")
+    closing.join(20)
+    assert not closing.is_alive()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_many_at_once(tmp_path: Path, served: Served) -> None:
