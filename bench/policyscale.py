@@ -69,7 +69,9 @@ class Scale:
         space, second = number % self.namespaces, number // self.namespaces
         peers: list[dict[str, object]] = [{"podSelector": {"matchLabels": {"app": peer}}}]
         if second % 2:
-            peers.append({"ipBlock": {"cidr": f"172.16.{number % 200}.0/24", "except": [f"172.16.{number % 200}.8/32"]}})
+            peers.append(
+                {"ipBlock": {"cidr": f"172.16.{number % 200}.0/24", "except": [f"172.16.{number % 200}.8/32"]}}
+            )
         else:
             peers.append({"namespaceSelector": {"matchLabels": {"team": f"team-{number % TEAMS}"}}})
         spec = {
@@ -81,7 +83,9 @@ class Scale:
                 {"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]},
             ],
         }
-        return json.dumps({"metadata": {"name": f"policy-{number}", "namespace": f"space-{space}"}, "spec": spec}).encode()
+        return json.dumps(
+            {"metadata": {"name": f"policy-{number}", "namespace": f"space-{space}"}, "spec": spec}
+        ).encode()
 
     def local_pods(self) -> list[int]:
         return random.Random(1).sample(range(self.pods), self.local)

@@ -95,7 +95,7 @@ Lookup = Callable[[Named | Service], Ports]
 
 def asked(policy: Policy) -> Iterator[Asked]:
     """All by which a policy tells peers apart."""
-    for direction in Direction:
+    for direction in (Direction.INGRESS, Direction.EGRESS):
         for rule in policy.rules(direction) or ():
             if rule.impossible:
                 continue

@@ -57,6 +57,8 @@ class PlannedStage:
     entries: list[Entry] = field(default_factory=list)
     by_mark: dict[int, list[int]] = field(default_factory=dict)
     always: list[int] = field(default_factory=list)
+    read: set[int] = field(default_factory=set)
+    named: bool = False
 
     def admits(self, entry: Entry) -> bool:
         """The entry may go before everything in this stage."""
@@ -68,6 +70,8 @@ class PlannedStage:
 
     def index(self) -> None:
         for place, entry in enumerate(self.entries):
+            self.read |= entry.who.none.union(*entry.who.each)
+            self.named = self.named or entry.region is None
             if not entry.who.each:
                 self.always.append(place)
             else:
@@ -88,7 +92,7 @@ class Plan:
     default: Decision
     source_port: int | None
     inside: Inside
-    _painted: dict[tuple[object, ...], list[Row]] = field(default_factory=dict)
+    _painted: dict[tuple[int, Marks], list[Row]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -106,33 +110,22 @@ class Plan:
     def rows(self, number: int, marks: Marks, behind: Behind) -> list[Row]:
         """The rows of a classed stage for peers with these marks."""
         stage = self.stages[number]
-        places = stage.meant(marks)
-        if not places:
-            return []
-        regions = []
-        for place in places:
-            entry = stage.entries[place]
-            if entry.region is None:
-                regions.append(region(entry.clause, self.inside.lookup, partial(behind, marks), self.source_port))
-            else:
-                regions.append(entry.region)
-        key = (
-            number,
-            places,
-            tuple(_frozen(regions[at]) for at in range(len(places)) if stage.entries[places[at]].region is None),
-        )
+        key = number, marks if stage.named else marks & stage.read
         if key not in self._painted:
-            painting = Painting()
-            for place, about in zip(places, regions, strict=True):
-                paint = stage.entries[place].paint
-                assert paint is not None
-                painting.paint(about, paint)
-            self._painted[key] = painting.rows(number + 1)
+            self._painted[key] = self._paint(number, marks, behind)
         return self._painted[key]
 
-
-def _frozen(about: Region) -> tuple[object, ...]:
-    return about.rest, frozenset(about.by.items())
+    def _paint(self, number: int, marks: Marks, behind: Behind) -> list[Row]:
+        places = self.stages[number].meant(marks)
+        painting = Painting()
+        for place in places:
+            entry = self.stages[number].entries[place]
+            about = entry.region
+            if about is None:
+                about = region(entry.clause, self.inside.lookup, partial(behind, marks), self.source_port)
+            assert entry.paint is not None
+            painting.paint(about, entry.paint)
+        return painting.rows(number + 1) if places else []
 
 
 def plan(

@@ -31,7 +31,8 @@ from podwire.model.pod import Pod as PodRecord
 from podwire.model.pod import PodSpec
 from podwire.model.policy import SCTP, TCP, UDP, Direction, Policy, PolicyKey, Tier
 
-_VIEWS = tuple((direction, staged) for staged in (False, True) for direction in (Direction.INGRESS, Direction.EGRESS))
+_DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
+_VIEWS = tuple((direction, staged) for staged in (False, True) for direction in _DIRECTIONS)
 
 View = tuple[Direction, bool]
 """A direction, with or without the staged policies."""
@@ -67,7 +68,7 @@ class PolicyCalc:
         self._asked: dict[PolicyKey, list[Asked]] = {}  # active policies
         self._about: dict[tuple[PolicyKey, Direction], _About] = {}
         self._keys: dict[Pod, dict[View, TableKey]] = {}
-        self._users: dict[TableKey, int] = {}
+        self._users: dict[TableKey, set[Pod]] = {}
         self._tables_of: dict[PolicyKey, set[TableKey]] = {}
         self._inward: set[Pod] = set()  # pods of which some rule asks who they are
 
@@ -193,8 +194,8 @@ class PolicyCalc:
         came, went = self._settle_keys()
         stale = {key for policy in policies for key in self._tables_of.get(policy, ())} | set(self._tables.outdated())
         wanted = {key: self._tiers_of(key) for key in came | (stale - went)}
-        tables, rows = self._tables.settle(wanted, went, fresh, retired)
-        pods = self._settle_pods(self._dirty | (self._local.keys() if stale else set()))
+        tables, rows, moved_tables = self._tables.settle(wanted, went, fresh, retired)
+        pods = self._settle_pods(self._dirty.union(*(self._users[key] for key in moved_tables)))
         self._dirty = set()
         changes = PolicyChanges(
             frozenset(addresses),
@@ -251,20 +252,20 @@ class PolicyCalc:
 
     def _settle_keys(self) -> tuple[set[TableKey], set[TableKey]]:
         """Which tables the dirty pods need; the tables that nobody needed before, and those that nobody needs now."""
-        before = {key: self._users.get(key, 0) for pod in self._dirty for key in self._keys.get(pod, {}).values()}
+        before = {key: True for pod in self._dirty for key in self._keys.get(pod, {}).values()}
         for pod in self._dirty:
             for key in self._keys.pop(pod, {}).values():
-                self._users[key] -= 1
+                self._users[key].discard(pod)
             self._inward.discard(pod)
             subject = self._local.get(pod)
             if subject is not None:
                 self._keys[pod] = keys = self._needed(pod, subject)
                 for key in keys.values():
-                    before.setdefault(key, self._users.get(key, 0))
-                    self._users[key] = self._users.get(key, 0) + 1
-        came = {key for key, users in before.items() if not users and self._users[key]}
-        went = {key for key, users in before.items() if users and not self._users[key]}
-        for key in [key for key in before if not self._users[key]]:
+                    before.setdefault(key, key in self._users)
+                    self._users.setdefault(key, set()).add(pod)
+        came = {key for key, used in before.items() if not used}
+        went = {key for key in before if not self._users[key]}
+        for key in went:
             del self._users[key]
         for key in came:
             for policy in key.policies:
@@ -325,11 +326,13 @@ class PolicyCalc:
         changed = set()
         for pod in pods:
             keys = self._keys.get(pod)
+            if keys is None and pod not in self.state.pods and pod not in self.state.staged:
+                continue
             numbers = {view: self._tables.number(key) for view, key in (keys or {}).items()}
             enforced = staged = None
             if keys is not None:
-                enforced = Governed(*(numbers.get((direction, False)) for direction in Direction))
-                staged = Governed(*(numbers.get((direction, True)) for direction in Direction))
+                enforced = Governed(*(numbers.get((direction, False)) for direction in _DIRECTIONS))
+                staged = Governed(*(numbers.get((direction, True)) for direction in _DIRECTIONS))
             for held, value in (
                 (self.state.pods, enforced),
                 (self.state.staged, None if staged == enforced else staged),

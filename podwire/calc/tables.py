@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from podwire.calc.classes import Classes
 from podwire.calc.clauses import Clause, Named, Ports, Service, source_edges, source_protocols
@@ -25,10 +24,24 @@ Tiers = Sequence[tuple[Tier, Sequence[Clause]]]
 Touched = dict[int, set[tuple[int, Match]]]
 
 
-class TableKey(NamedTuple):
-    direction: Direction
-    policies: tuple[PolicyKey, ...]
-    inside: Inside
+class TableKey:
+    """Asked for often: its hash is reckoned once."""
+
+    __slots__ = ("_hash", "direction", "inside", "policies")
+
+    def __init__(self, direction: Direction, policies: tuple[PolicyKey, ...], inside: Inside) -> None:
+        self.direction, self.policies, self.inside = direction, policies, inside
+        self._hash = hash((direction, policies, inside))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, TableKey)
+            and self._hash == other._hash
+            and (self.direction, self.policies, self.inside) == (other.direction, other.policies, other.inside)
+        )
 
 
 @dataclass(slots=True)
@@ -65,11 +78,12 @@ class Tables:
         unwanted: Iterable[TableKey],
         fresh: frozenset[int],
         gone: frozenset[int],
-    ) -> tuple[set[int], Touched]:
+    ) -> tuple[set[int], Touched, set[TableKey]]:
         """Make the wanted tables (anew, if they are there) and take the unwanted ones away. In the others follow the
         classes: `fresh` are new or have other marks, `gone` are no more. Answers the numbers of tables that came or
-        went, and the touched rows of others."""
+        went, the touched rows of others, and what has another number now."""
         changed: set[int] = set()
+        moved: set[TableKey] = set()
         touched: Touched = {}
         for key in unwanted:
             changed |= self._remove(self._programs.pop(key))
@@ -83,11 +97,13 @@ class Tables:
             old, new = self._programs.get(key), self._compile(tiers, key)
             if old is None:
                 changed |= self._add(key, new)
+                moved.add(key)
             elif not old.parts and not new.parts and old.plan.shape == new.plan.shape:
                 self._become(old, new, touched)
             else:
                 changed |= self._remove(old) | self._add(key, new)
-        return changed, {number: rows for number, rows in touched.items() if rows}
+                moved.add(key)
+        return changed, {number: rows for number, rows in touched.items() if rows}, moved
 
     def rest(self) -> None:
         """A change is complete: the numbers that the one before freed may be used again."""
