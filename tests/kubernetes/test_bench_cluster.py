@@ -25,6 +25,7 @@ NAMES = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_bench_cluster_measures(built: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="b.") as name:  # a short one: sockets are below it

@@ -15,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kubectl import Kubectl, eventually, lab
+from pods import namespace
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -28,10 +29,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
 @pytest.fixture
 def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """A namespace of the test's own."""
-    namespace = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
-    cluster.run("create", "namespace", namespace)
-    yield Kubectl(cluster.env, namespace)
-    cluster.run("delete", "namespace", namespace, "--wait=false")
+    with namespace(cluster, re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")) as own:
+        yield own
 
 
 def pod(name: str, *, image: str = "nginx:1.27", **spec: Any) -> dict[str, Any]:
