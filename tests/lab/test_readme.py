@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kubectl import patience
 
 from podwire.lab.labfile import parse
 from podwire.lab.walk import walk
@@ -28,6 +32,6 @@ def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
     assert shutil.which("kubectl", path=path)
     try:
-        walk(parse((ROOT / "README.md").read_text()), env={**os.environ, "PATH": path})
+        walk(parse((ROOT / "README.md").read_text()), env={**os.environ, "PATH": path}, seconds=120 * patience())
     finally:
         subprocess.run([ROOT / ".venv/bin/podwire", "lab", "down", "--all"], check=False, capture_output=True)

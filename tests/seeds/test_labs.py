@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
+from kubectl import patience
 
 from podwire.lab.labfile import parse
 from podwire.lab.walk import walk
@@ -26,7 +30,7 @@ def test_lab(path: Path, tmp_path: Path) -> None:
         "PODWIRE_STATE": str(tmp_path / "labs"),
     }
     try:
-        walk(parse(path.read_text()), env=env)
+        walk(parse(path.read_text()), env=env, seconds=120 * patience())
     finally:
         for left in (tmp_path / "labs").glob("*"):
             subprocess.run([ROOT / ".venv/bin/podwire", "lab", "down", "--name", left.name], env=env, check=False)
