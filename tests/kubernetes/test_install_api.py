@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from podwire.agent import condition, config, duties
@@ -37,8 +38,11 @@ from podwire.model.gvr import (
     PODS,
     SECRETS,
     SERVICEACCOUNTS,
+    TIERS,
 )
+from podwire.model.policykinds import BY_API
 from tests.kubernetes.plane import Plane, programs, running
+from tests.policies.refused import REFUSED, Refused
 
 Object = dict[str, Any]
 Identity = Callable[[Plane, str], Awaitable[Cluster]]
@@ -143,6 +147,37 @@ def test_kubectl_accepts_the_pool_when_its_kind_is_served(installed: Plane) -> N
     assert done.returncode == 0 and "ippool.projectcalico.org/default-ipv4-ippool" in done.stdout, done.stderr
     for name in ("kube-admin", "default", "kube-baseline"):
         assert f"tier.projectcalico.org/{name}" in done.stdout
+
+
+ACCEPTED = Path(__file__).parents[1] / "policies" / "accepted.yaml"
+BY_RULE = {name: case for name, case in REFUSED.items() if case.by_rule}
+
+
+def test_policies_as_documented_are_accepted(installed: Plane) -> None:
+    done = installed.kubectl("apply", "-f", "-", text=ACCEPTED.read_text())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" created") == len(list(yaml.safe_load_all(ACCEPTED.read_text())))
+    for names in ("netpol", "np", "gnp", "tiers", "cnp", "anp", "banp", "netsets", "gnetsets", "snp", "sgnp", "sknp"):
+        done = installed.kubectl("get", names, "--no-headers")
+        assert done.returncode == 0 and done.stdout, f"{names}: {done.stderr}"
+    done = installed.kubectl("get", "netpol", "-o", "name")
+    assert all(line.startswith("networkpolicy.networking.k8s.io/") for line in done.stdout.split())
+    done = installed.kubectl("delete", "-f", "-", text=ACCEPTED.read_text())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("case", BY_RULE.values(), ids=BY_RULE)
+async def test_definitions_refuse_mistakes_by_themselves(installed: Plane, case: Refused) -> None:
+    kind, metadata = BY_API[case.object["apiVersion"], case.object["kind"]].gvr, case.object["metadata"]
+    async with speaking(installed, installed.admin) as client:
+        with pytest.raises(ApiError) as caught:
+            if kind == TIERS:  # it is there
+                await client.patch(kind, metadata["name"], {"spec": case.object["spec"]})
+            else:
+                await client.create(kind, case.object, metadata.get("namespace", ""))
+    assert caught.value.reason == "Invalid", caught.value.message
+    fields = [cause.get("field", "") for cause in caught.value.details["causes"]]
+    assert any(field.startswith(case.path) for field in fields), fields
 
 
 @identities

@@ -72,7 +72,7 @@ REFUSED: dict[str, Refused] = {
     "name of three words": calico("{}", "metadata.name", "two DNS labels", name="a.b.c"),
     "global name of three words": everywhere("{}", "metadata.name", "two DNS labels", name="knp.default.x"),
     "tier with a dot": calico("{}", "metadata.name", "DNS label", kind="Tier", name="a.b"),
-    "built-in tier": calico("{order: 1}", "spec", "order 1000", kind="Tier", name="kube-admin", rule=True),
+    "built-in tier": calico("{order: 1}", "", "order 1000", kind="Tier", name="kube-admin", rule=True),
     "types twice": calico("{types: [Ingress, Ingress]}", "spec.types[1]", "Ingress", rule=True),
     "type": calico("{types: [Sideways]}", "spec.types[0]", "Sideways", rule=True),
     "action": calico("{ingress: [{action: Reject}]}", f"{RULE}.action", "Reject", rule=True),
