@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import uuid
+from functools import partial
 
 from podwire.agent import identity
 from podwire.agent.collector import Collector
@@ -60,7 +61,8 @@ def run(config: AgentConfig) -> None:
 
 
 async def _run(config: AgentConfig) -> None:
-    client = Client(await identity.find(config), user_agent="podwire-controller")
+    cluster = await identity.find(config)
+    client = Client(cluster, user_agent="podwire-controller", again=partial(identity.read, config))
     task = asyncio.ensure_future(serve(client, config))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)

@@ -10,11 +10,15 @@ from podwire.kube.kubeconfig import Cluster
 
 
 async def find(config: AgentConfig) -> Cluster:
-    """Who we are to the API: a kubeconfig, else the service account of our pod. Waits until something else puts one in
-    place. Raises KubeconfigError for one that cannot be used."""
-    while True:
-        if config.kubeconfig.exists():
-            return kubeconfig.load(config.kubeconfig)
-        if (config.service_account / "token").exists():
-            return incluster.cluster(config.api_server, config.service_account)
+    """Who we are to the API. Waits until something puts an identity in place. Raises KubeconfigError for one that
+    cannot be used."""
+    while not (config.kubeconfig.exists() or (config.service_account / "token").exists()):
         await asyncio.sleep(0.1)
+    return read(config)
+
+
+def read(config: AgentConfig) -> Cluster:
+    """A kubeconfig, else the service account of our pod, as it is now. Raises KubeconfigError."""
+    if config.kubeconfig.exists():
+        return kubeconfig.load(config.kubeconfig)
+    return incluster.cluster(config.api_server, config.service_account)

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -422,7 +423,8 @@ def _be_brisk() -> None:
 
 async def _run(config: AgentConfig) -> None:
     netns.place_sysctls(config.proc_sys)
-    client = Client(await identity.find(config), user_agent="podwire-agent")
+    cluster = await identity.find(config)
+    client = Client(cluster, user_agent="podwire-agent", again=partial(identity.read, config))
     task = asyncio.ensure_future(Agent(config, client).serve())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import socket
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from podwire.kube.kubeconfig import Cluster
+from podwire.kube.rotation import Identity
 from podwire.kube.watch import Change, Gone, Interrupted, Pause, Record, Unstreamed, reflect
 from podwire.model.api import Api, ApiError, InSync, Object, Update
 from podwire.model.gvr import GVR
@@ -95,7 +94,8 @@ _objects = msgspec.json.Decoder(dict[str, Any])
 
 
 class Client:
-    """Implements Api. One per process is enough; calls may run concurrently."""
+    """Implements Api. One per process is enough; calls may run concurrently. `again` reads `cluster` anew: then new
+    connections follow its files (see `rotation`)."""
 
     def __init__(
         self,
@@ -104,13 +104,18 @@ class Client:
         user_agent: str = "podwire",
         pause: Pause | None = None,
         idle: float = IDLE_SECONDS,
+        again: Callable[[], Cluster] | None = None,
     ) -> None:
-        self._cluster = cluster
+        self._identity = Identity(cluster, again)
         self._agent = user_agent
         self._idle = idle
         self._pause = pause or Pause()
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._identity.cluster
 
     async def get(self, gvr: GVR, name: str, namespace: str = "", subresource: str = "") -> Object:
         return await self._call("GET", gvr.path(namespace, name, subresource))
@@ -215,6 +220,7 @@ class Client:
                     protocols=protocols,
                     headers=headers,
                     max_msg_size=0,
+                    ssl=self._identity.tls(),
                     server_hostname=self._cluster.tls_server_name or None,
                 ) as stream,
             ):
@@ -306,8 +312,11 @@ class Client:
                 data=content,
                 headers=headers,
                 timeout=timeout,
+                ssl=self._identity.tls(),
                 server_hostname=self._cluster.tls_server_name or None,
             ) as response:
+                if response.status == 401:
+                    self._identity.doubt()
                 if response.status >= 400:
                     refusal = _refusal(response.status, await response.read(), f"{method} {path}")
                     if (seconds := response.headers.get("Retry-After", "")).isdecimal():
@@ -315,6 +324,7 @@ class Client:
                     raise refusal
                 yield response
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._identity.doubt()
             words = str(error) or type(error).__name__
             raise ApiError(0, "ConnectionError", f"{method} {self._cluster.server}{path}: {words}") from error
 
@@ -324,8 +334,7 @@ class Client:
 
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not loop:
-            context = _tls(self._cluster) if self._cluster.server.startswith("https") else True
-            connector = aiohttp.TCPConnector(ssl=context, limit=0, ttl_dns_cache=30, socket_factory=_socket)
+            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, socket_factory=_socket)
             self._session = aiohttp.ClientSession(
                 connector=connector, headers={"User-Agent": self._agent}, auto_decompress=True
             )
@@ -473,19 +482,3 @@ def _refusal(status: int, body: bytes, call: str) -> ApiError:
     except msgspec.DecodeError:
         return ApiError(status, "Unknown", f"{call}: {body[:500].decode('utf-8', 'replace').strip() or status}")
     return ApiError(status, told.reason or "Unknown", told.message or f"{call}: status {status}", told.details)
-
-
-def _tls(cluster: Cluster) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=cluster.ca.decode() if cluster.ca else None)
-    if cluster.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if cluster.cert:
-        # OpenSSL reads a chain only from files; this one never touches a disk.
-        memory = os.memfd_create("podwire-client-cert", os.MFD_CLOEXEC)
-        try:
-            os.write(memory, cluster.cert + b"\n" + cluster.key)
-            context.load_cert_chain(f"/proc/self/fd/{memory}")
-        finally:
-            os.close(memory)
-    return context

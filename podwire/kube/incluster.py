@@ -1,7 +1,8 @@
 """Where the API is and how to prove who we are, for a process in a pod: its service account.
 
 The token is bound to the pod and rotated (hourly by default): `token_file` is read for every call, so what is sent is
-never older than what kubelet has put there. Source: client-go rest.InClusterConfig (paths and environment).
+never older than what kubelet has put there. The authority's certificate may change, too (`rotation`). Source: client-go
+rest.InClusterConfig (paths and environment).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def cluster(
             f"{error.filename}: {error.strerror}: not running in a pod with a service account"
         ) from None
     server = api_server.rstrip("/") or _service(environment)
-    return Cluster(server, ca=ca, token_file=str(folder / "token"), namespace=namespace)
+    token, authority = str(folder / "token"), str(folder / "ca.crt")
+    return Cluster(server, ca=ca, token_file=token, namespace=namespace, files=(authority,))
 
 
 def _service(environment: Mapping[str, str]) -> str:

@@ -15,7 +15,8 @@ class KubeconfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One server and one identity. `ca`, `cert` and `key` are PEM; `token_file` is read again when it changes."""
+    """One server and one identity. `ca`, `cert` and `key` are PEM; `token_file` is read for every call. `files` are
+    those that it was made of."""
 
     server: str
     ca: bytes = b""
@@ -26,6 +27,7 @@ class Cluster:
     namespace: str = "default"
     tls_server_name: str = ""
     insecure: bool = False
+    files: tuple[str, ...] = ()
 
 
 def load(path: Path | str, context: str = "") -> Cluster:
@@ -68,7 +70,18 @@ def parse(document: Any, path: Path, context: str = "") -> Cluster:
         namespace=chosen.get("namespace") or "default",
         tls_server_name=cluster.get("tls-server-name", ""),
         insecure=bool(cluster.get("insecure-skip-tls-verify", False)),
+        files=(str(path), *_named_files(cluster, user, path)),
     )
+
+
+def _named_files(cluster: dict[str, Any], user: dict[str, Any], path: Path) -> list[str]:
+    """The PEM files that are read, in `_pem`'s way."""
+    fields = ((cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key"))
+    return [
+        str(path.parent / str(section[field]))
+        for section, field in fields
+        if section.get(field) and not section.get(f"{field}-data")
+    ]
 
 
 def _named(document: dict[str, Any], section: str, inner: str, name: str, path: Path) -> dict[str, Any]:
