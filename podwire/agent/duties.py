@@ -14,10 +14,14 @@ import socket
 import uuid
 from functools import partial
 
-from podwire.agent import identity
+from podwire.agent import families, identity, process
+from podwire.agent import health as health_page
 from podwire.agent.collector import Collector
 from podwire.agent.config import AgentConfig
+from podwire.agent.countedapi import CountedApi
 from podwire.agent.election import Elector
+from podwire.agent.health import Health
+from podwire.agent.logs import Recent
 from podwire.ipam.claims import Allocator
 from podwire.ipam.layout import FoundApi
 from podwire.kube.client import Client
@@ -39,14 +43,17 @@ def elector(api: Api, config: AgentConfig, name: str = "") -> Elector:
     return Elector(api, LEASE, config.lease_namespace, candidate_name(name))
 
 
-async def serve(api: Api, config: AgentConfig) -> None:
-    """The duties alone, until cancelled. The API client is the caller's."""
-    found = FoundApi(api)
-    candidate = elector(api, config)
+async def serve(api: Api, config: AgentConfig, health: Health | None = None) -> None:
+    """The duties alone, until cancelled. The API client is the caller's. `health` says whether this process leads."""
+    health = health or Health()
+    found = FoundApi(CountedApi(api, health.figures))
+    candidate = elector(found, config)
+    health.figures.sources.append(lambda: [(families.LEADER, (), float(candidate.leads()))])
     allocator = Allocator(found, NOBODY)
     collector = Collector(
         found, NOBODY, allocator, live=set, grace=config.leak_grace, leads=candidate.leads, tends=False
     )
+    health.good("start")
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(candidate.run(), name="elector")
@@ -55,15 +62,20 @@ async def serve(api: Api, config: AgentConfig) -> None:
         await allocator.close()
 
 
-def run(config: AgentConfig) -> None:
-    """Blocks until SIGTERM or SIGINT. Raises KubeconfigError."""
-    asyncio.run(_run(config))
+def run(config: AgentConfig, port: int = 0) -> None:
+    """Blocks until SIGTERM or SIGINT. Health and metrics are on `port` of every address; 0: nowhere. Raises
+    KubeconfigError, OSError."""
+    asyncio.run(_run(config, port))
 
 
-async def _run(config: AgentConfig) -> None:
+async def _run(config: AgentConfig, port: int) -> None:
+    health, recent = Health(), Recent()
+    logging.getLogger().addHandler(recent)
+    health.figures.sources.extend((process.build, process.samples, recent.samples))
+    server = await health_page.listen(health, port, everywhere=True) if port else None
     cluster = await identity.find(config)
     client = Client(cluster, user_agent="podwire-controller", again=partial(identity.read, config))
-    task = asyncio.ensure_future(serve(client, config))
+    task = asyncio.ensure_future(serve(client, config, health))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     log.info("controller started pid=%d namespace=%s", os.getpid(), config.lease_namespace)
@@ -72,4 +84,6 @@ async def _run(config: AgentConfig) -> None:
     except asyncio.CancelledError:
         log.info("controller stopped")
     finally:
+        if server is not None:
+            await server.close()
         await client.close()

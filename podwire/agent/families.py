@@ -23,6 +23,12 @@ BUILD = Family(
     "podwire_build_info", GAUGE, "Always 1; the labels tell what runs here.", ("version", "python", "kernel")
 )
 
+OTHER_CONFIGURATIONS = Family(
+    "podwire_other_configurations",
+    GAUGE,
+    "CNI configurations beside ours, written by the agents of another pod network that runs on this node, too.",
+)
+
 CNI_CALLS = Family(
     "podwire_cni_call_seconds",
     HISTOGRAM,

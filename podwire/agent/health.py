@@ -36,8 +36,8 @@ class Health:
             self.reasons = {name: why for name, why in self.reasons.items() if name != part}
 
 
-async def listen(health: Health, port: int) -> Server:
-    """Serve on 127.0.0.1:`port`. Raises OSError."""
+async def listen(health: Health, port: int, *, everywhere: bool = False) -> Server:
+    """Serve on 127.0.0.1:`port`; `everywhere`: on all addresses of a pod of its own. Raises OSError."""
 
     async def answer(request: Request) -> Response:
         if request.path == "/livez":
@@ -50,7 +50,7 @@ async def listen(health: Health, port: int) -> Server:
             return Response(body=health.figures.text().encode(), content_type=_METRICS)
         return Response(status=404, body=b"not found\n", content_type=_TEXT)
 
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    dual = everywhere and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    listener = socket.create_server(("" if everywhere else "127.0.0.1", port), family=family, dualstack_ipv6=dual)
     return await serve(answer, [listener])

@@ -149,6 +149,7 @@ class Agent:
         self._socket = CniSocket(config.socket, self._calls.serve, self._attacher.arrive, is_brief)
         turns.aside = self._socket.step_aside
         self._recent = Recent()
+        self._others = OtherNetworks(api, config.node_name, self._places(), self.health)
         self.health.figures.sources.extend(self._figures())
 
     async def serve(self) -> None:
@@ -186,6 +187,7 @@ class Agent:
             doubt,
             names.tunnel,
             lambda: self._pod_cidr.former,
+            lambda: self._others.yields,
         )
         repair.start()
         try:
@@ -238,6 +240,7 @@ class Agent:
             lambda: scrape.readiness(self.health, leads=self._leads()),
             lambda: scrape.calls(self._calls),
             self._recent.samples,
+            self._others.figures,
             scrape.kernel,
             lambda: scrape.watches(time.monotonic()),
             lambda: scrape.endpoints(self._records.all(), self._config.spool),
@@ -362,9 +365,8 @@ class Agent:
     async def _make_way(self) -> None:
         """Other networks' configurations, once ours is there."""
         await self._installed.wait()
-        others = OtherNetworks(self._api, self._config.node_name, self._places(), self.health)
-        await others.make_way()
-        await others.run()
+        await self._others.make_way()
+        await self._others.run()
 
     async def _see_pod_cidr(self, node: Node | None) -> None:
         """Where addresses come from the podCIDR it must not change."""

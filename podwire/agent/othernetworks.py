@@ -2,15 +2,19 @@
 
 Two networks on one node undo each other's routes, rules and tunnel device. What a former network left is renamed, once
 our own configuration is in place. What appears later was written by agents that run beside us: that is for a human to
-decide, so the node's agent says that it is not ready, and leaves the file alone.
+decide, so the node's agent says that it is not ready, and leaves the file alone. Calico's agents call interfaces,
+tunnel and routes as we do: as long as its configuration is there, nothing that differs in the kernel is put back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+from podwire.agent import families
+from podwire.agent.figures import Sample
 from podwire.agent.health import Health
 from podwire.cni import install, listing
 from podwire.cni.install import Places
@@ -21,6 +25,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 PART = "other network"
+NAMESAKE = "calico"
+"""The plugin of the network whose names in the kernel are ours, too."""
 
 
 class OtherNetworks:
@@ -32,6 +38,8 @@ class OtherNetworks:
         self._places = places
         self._health = health
         self._told: list[Path] = []
+        self.yields = False
+        """Whether another network uses the names of our kernel state."""
 
     async def make_way(self) -> None:
         """What cannot be renamed stays a rival, and `look` tells it."""
@@ -59,6 +67,7 @@ class OtherNetworks:
         if found == self._told:
             return
         self._told = found
+        self.yields = any(NAMESAKE in _types(path) for path in found)
         if not found:
             self._health.good(PART)
             log.info("other cni configuration is gone")
@@ -68,9 +77,14 @@ class OtherNetworks:
             f"another pod network writes to this node: {words}. Two networks on one node undo each other's work:"
             " remove its agents (`kubectl get daemonsets -A`), then this file, or `podwire uninstall`"
         )
+        if self.yields:
+            why += ". Its interfaces, tunnel and routes have the names of Podwire's own: nothing is repaired meanwhile"
         self._health.not_ready(PART, why)
         log.error("other cni configuration found files=%s", ",".join(map(str, found)))
         await self._tell("OtherNetwork", why)
+
+    def figures(self) -> Iterator[Sample]:
+        yield families.OTHER_CONFIGURATIONS, (), len(self._told)
 
     async def _tell(self, reason: str, message: str) -> None:
         about = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self._node, "uid": self._node}}

@@ -36,7 +36,7 @@ GATHER_SECONDS = 0.2
 
 class Repair:
     """A thread. `doubt` makes the rest of the agent compare what it keeps; `tunnel` is the name of its device; `former`
-    gives the podCIDRs that this node had."""
+    gives the podCIDRs that this node had. While `resting`, nothing is compared."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Repair:
         doubt: Callable[[], None],
         tunnel: str,
         former: Callable[[], tuple[str, ...]] = tuple,
+        resting: Callable[[], bool] = bool,
     ) -> None:
         self._records = records
         self._sockets = sockets
@@ -57,6 +58,7 @@ class Repair:
         self._doubt = doubt
         self._tunnel = tunnel
         self._former = former
+        self._resting = resting
         self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, name="repair", daemon=True)
 
@@ -82,7 +84,8 @@ class Repair:
                     notices += watch.wait(0, self._stop[0])
                     if not self._ours(notices):
                         continue
-                self._once()
+                if not self._resting():
+                    self._once()
                 due = time.monotonic() + DOUBT_SECONDS
         finally:
             watch.close()

@@ -12,7 +12,11 @@ import click
 @click.option(
     "--log-format", default=None, type=click.Choice(["text", "json"]), help="How to log. [default: as set, else text]"
 )
-def controller(config: str, log_format: str | None) -> None:
+@click.option(
+    "--health-port", type=click.IntRange(0, 65535), default=0, show_default=True, metavar="PORT",
+    help="Answer /livez, /readyz and /metrics on this port of every address; 0: nowhere.",
+)  # fmt: skip
+def controller(config: str, log_format: str | None, health_port: int) -> None:
     """Free what nodes that vanished held: addresses, blocks, handles. Of several such processes, and of the agents that
     have cluster_duties on, the one that holds the Lease podwire-controller does it.
 
@@ -29,4 +33,4 @@ def controller(config: str, log_format: str | None) -> None:
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     logs.start(settings.log_format, socket.gethostname())
-    duties.run(settings)
+    duties.run(settings, health_port)

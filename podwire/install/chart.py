@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -61,9 +62,14 @@ def files() -> dict[str, str]:
         found[f"crds/{crd['metadata']['name']}.yaml"] = manifests.document(crd)
     workload = [each for each in manifests.workload(options, "SETTINGS", _MARK) if each["kind"] != "Namespace"]
     found["templates/podwire.yaml"] = _templated(manifests.text(workload))
-    found["templates/pool.yaml"] = _templated(manifests.text([manifests.pool(options)]))
-    found["templates/tiers.yaml"] = _templated(manifests.text(manifests.tiers()))
+    found["templates/pool.yaml"] = _templated(manifests.text([kept(manifests.pool(options))]))
+    found["templates/tiers.yaml"] = _templated(manifests.text([kept(each) for each in manifests.tiers()]))
     return found
+
+
+def kept(one: dict[str, Any]) -> dict[str, Any]:
+    """It outlives the release: users' objects are of it."""
+    return {**one, "metadata": {**one["metadata"], "annotations": {"helm.sh/resource-policy": "keep"}}}
 
 
 def _templated(text: str) -> str:

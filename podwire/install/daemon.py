@@ -14,6 +14,9 @@ SHIM = "/usr/lib/podwire/podwire-shim"
 """Where the image has the CNI executable."""
 PROC_SYS = "/host/proc/sys"
 
+TERMINATION_LOG = "/dev/termination-log"
+"""Where a container says what its pod's status shall tell of its end (Kubernetes' default)."""
+
 CAPABILITIES = {
     "NET_ADMIN": "routes, addresses, links, neighbours, nftables and network sysctls, on the node and in pods",
     "SYS_ADMIN": "setns(2) into a pod's network namespace, to make its end of the link; nothing else is done with it",
@@ -89,7 +92,10 @@ def _controller(options: Options, labels: dict[str, str], mark: str) -> Object:
         "name": "controller",
         "image": options.image,
         "imagePullPolicy": options.pull_policy,
-        "command": ["podwire", "controller"],
+        "command": ["podwire", "controller", f"--health-port={HEALTH_PORT}"],
+        "ports": [{"name": "metrics", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
+        "livenessProbe": _probe("/livez", period=10, failures=6, host=""),
+        "readinessProbe": _probe("/readyz", period=5, failures=2, host=""),
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": _confined({"runAsUser": 65534, "runAsGroup": 65534, "runAsNonRoot": True}),
         "volumeMounts": [{"name": "settings", "mountPath": "/etc/podwire", "readOnly": True}],
@@ -175,24 +181,27 @@ def _confined(user: Object, capabilities: Object | None = None) -> Object:
     }
 
 
-def _probe(path: str, *, period: int, failures: int) -> Object:
-    """On loopback, which kubelet shares with pods of the host's network."""
-    asks = {"host": "127.0.0.1", "port": HEALTH_PORT, "path": path, "scheme": "HTTP"}
+def _probe(path: str, *, period: int, failures: int, host: str = "127.0.0.1") -> Object:
+    """On loopback, which kubelet shares with pods of the host's network; "": at the pod's own address."""
+    asks = {**({"host": host} if host else {}), "port": HEALTH_PORT, "path": path, "scheme": "HTTP"}
     return {"httpGet": asks, "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures}
 
 
-def cleaner(options: Options, labels: dict[str, str]) -> Object:
-    """What removes the CNI files from every node: a first step that ends, and a process that waits to be removed."""
+def cleaner(options: Options, labels: dict[str, str], clean: str = "") -> Object:
+    """What removes the CNI files from every node, and with `clean` (as of `podwire cni uninstall`) what the kernel has:
+    a first step that ends, and a process that waits to be removed."""
     selector = {"app.kubernetes.io/name": "podwire", "app.kubernetes.io/component": "uninstall"}
-    places = [row for row in _HOST if row[0] in ("cni-configuration", "cni-programs", "state")]
+    needed = ("cni-configuration", "cni-programs", "state", *(("socket",) if clean else ()))
+    places = [row for row in _HOST if row[0] in needed]
     container = {
         "image": options.image,
         "imagePullPolicy": options.pull_policy,
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-        "securityContext": _confined({"runAsUser": 0}),
         "volumeMounts": [{"name": name, "mountPath": path} for name, path, *_ in places],
     }
     remove = ["podwire", "cni", "uninstall", "--force"]
+    sweep = [f"--clean={clean}", f"--tell={TERMINATION_LOG}"] if clean else []
+    powers = {"add": ["NET_ADMIN"]} if clean else None
     spec = {
         "automountServiceAccountToken": False,
         "hostNetwork": True,
@@ -201,8 +210,22 @@ def cleaner(options: Options, labels: dict[str, str]) -> Object:
         "tolerations": [{"operator": "Exists"}],
         "terminationGracePeriodSeconds": 5,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "initContainers": [{"name": "uninstall", "command": remove, **container}],
-        "containers": [{"name": "wait", "command": [*remove, "--hold"], **container}],
+        "initContainers": [
+            {
+                "name": "uninstall",
+                "command": [*remove, *sweep],
+                "securityContext": _confined({"runAsUser": 0}, powers),
+                **container,
+            }
+        ],
+        "containers": [
+            {
+                "name": "wait",
+                "command": [*remove, "--hold"],
+                "securityContext": _confined({"runAsUser": 0}),
+                **container,
+            }
+        ],
         "volumes": [{"name": name, "hostPath": {"path": path, "type": kind}} for name, path, _, kind, _ in places],
     }
     return {

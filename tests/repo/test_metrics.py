@@ -22,6 +22,7 @@ PAGE = ROOT / "docs" / "metrics.md"
 UNITS = {
     "seconds", "bytes", "leader", "info", "ready", "calls", "endpoints", "addresses", "blocks", "errors", "conflicts",
     "updates", "lists", "resumes", "failures", "applies", "writes", "changes", "reads", "repairs", "events", "fds",
+    "configurations",
 }  # fmt: skip
 BOUNDED = {
     "part", "version", "python", "kernel", "verb", "role", "code", "state", "pool", "resource", "status", "kind",
