@@ -9,6 +9,8 @@ from podwire.cli.lazy import LazyGroup
 VERBS = {
     "check": ("podwire.cli.policy_check", "check_policies", "What is wrong with policies, and the way out."),
     "can": ("podwire.cli.policy_can", "can_connect", "May FROM reach TO:PORT, and which rule says so?"),
+    "matrix": ("podwire.cli.policy_matrix", "show_matrix", "Who may reach whom, pods or groups of them."),
+    "diff": ("podwire.cli.policy_diff", "diff_policies", "Which connections a change allows or denies."),
     "test": ("podwire.cli.policy_test", "test_policies", "Assertions about policies, for CI."),
 }
 
@@ -23,6 +25,8 @@ def policy() -> None:
     \b
     podwire policy check -f manifests/                        what is wrong with them
     podwire policy can default/client svc/default/web:80      may it, and which rule says so
+    podwire policy matrix --ports TCP/80,UDP/53               who may reach whom
+    podwire policy diff -f pods.yaml old.yaml new.yaml        what a change allows or denies
     podwire policy test tests.yaml -f manifests/              unit tests of policies
 
     \b

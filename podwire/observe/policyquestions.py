@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from podwire.calc.oracle import End, Flow, Judgement, Side, World, judge
+from podwire.calc.oracle import End, Flow, Side, World, judge
 from podwire.model.address import AddressError, format_ip, parse_ip
 from podwire.model.api import Object
 from podwire.observe.manifests import Manifest
@@ -175,28 +175,24 @@ def answer(asked: Asked, source: Place, destination: Place, protocol: str, port:
         protocol=NAMES[number],
         port=port,
         allowed=judged.allowed,
-        egress=_said(asked, judged, judged.egress),
-        ingress=_said(asked, judged, judged.ingress),
+        egress=said(asked, judged.egress),
+        ingress=said(asked, judged.ingress),
         by=by,
     )
 
 
-def _said(asked: Asked, judged: Judgement, side: Side) -> Said:
+def said(asked: Asked, side: Side) -> Said:
+    """One direction of the oracle's verdict, with the line of the rule."""
     manifest = asked.manifests.get(side.policy)
     return Said(
         allowed=side.allowed,
-        policy=plain_title(side.policy),
+        policy=side.policy,
         rule=side.rule,
-        reason=plain_title(side.reason),
+        reason=side.reason,
         where=manifest.where(rule_path(manifest.object, side.rule)) if manifest else "",
-        tiers=tuple(Passed(step.tier, plain_title(step.policy), step.rule, step.action) for step in side.trail),
-        also=tuple(f"{plain_title(policy)} {rule}" for policy, rule in side.also),
+        tiers=tuple(Passed(step.tier, step.policy, step.rule, step.action) for step in side.trail),
+        also=tuple(f"{policy} {rule}" for policy, rule in side.also),
     )
-
-
-def plain_title(title: str) -> str:
-    """With the kind as its author wrote it."""
-    return title.replace("NetworkPolicy.projectcalico.org ", "NetworkPolicy ")
 
 
 def rule_path(obj: Object, label: str) -> str:

@@ -9,34 +9,18 @@ from podwire.model.gvr import (
     ENDPOINTSLICES,
     GVR,
     NAMESPACES,
-    NETWORKPOLICIES,
     NODES,
     PODS,
     SERVICEACCOUNTS,
     SERVICES,
 )
+from podwire.model.policykinds import BY_API
 from podwire.observe.manifests import Manifest
 
-_CLUSTER, _CALICO = "policy.networking.k8s.io", "projectcalico.org"
+_OPTIONAL = ("policy.networking.k8s.io", "projectcalico.org")
 KINDS = (
-    NAMESPACES,
-    NODES,
-    PODS,
-    SERVICES,
-    SERVICEACCOUNTS,
-    ENDPOINTSLICES,
-    NETWORKPOLICIES,
-    GVR(_CLUSTER, "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", namespaced=False),
-    GVR(_CLUSTER, "v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy", namespaced=False),
-    GVR(_CLUSTER, "v1alpha1", "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", namespaced=False),
-    GVR(_CALICO, "v3", "networkpolicies", "NetworkPolicy"),
-    GVR(_CALICO, "v3", "globalnetworkpolicies", "GlobalNetworkPolicy", namespaced=False),
-    GVR(_CALICO, "v3", "stagednetworkpolicies", "StagedNetworkPolicy"),
-    GVR(_CALICO, "v3", "stagedglobalnetworkpolicies", "StagedGlobalNetworkPolicy", namespaced=False),
-    GVR(_CALICO, "v3", "stagedkubernetesnetworkpolicies", "StagedKubernetesNetworkPolicy"),
-    GVR(_CALICO, "v3", "tiers", "Tier", namespaced=False),
-    GVR(_CALICO, "v3", "networksets", "NetworkSet"),
-    GVR(_CALICO, "v3", "globalnetworksets", "GlobalNetworkSet", namespaced=False),
+    *(NAMESPACES, NODES, PODS, SERVICES, SERVICEACCOUNTS, ENDPOINTSLICES),
+    *(kind.gvr for kind in BY_API.values()),
 )
 """Those of other groups than Kubernetes' own a cluster may lack."""
 
@@ -51,7 +35,7 @@ async def _list(api: Api, gvr: GVR) -> list[Manifest]:
     try:
         objects, _ = await api.list(gvr)
     except ApiError as error:
-        if error.not_found and gvr.group in (_CLUSTER, _CALICO):
+        if error.not_found and gvr.group in _OPTIONAL:
             return []
         raise
     return [Manifest({**obj, "apiVersion": gvr.api_version, "kind": gvr.kind}) for obj in objects]

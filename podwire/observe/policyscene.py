@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from podwire.model.address import AddressError, format_ip, parse_ip
 from podwire.model.api import Object
 from podwire.model.workload import pod_addresses
 from podwire.observe.manifests import Manifest
@@ -111,7 +112,7 @@ class Scene:
                 space=self.spaces[namespace],
                 account=account,
                 account_labels={**accounts.get((namespace, account), {}), "projectcalico.org/name": account},
-                addresses=() if host else tuple(pod_addresses(pod)),
+                addresses=() if host else tuple(_usual(pod_addresses(pod))),
                 node=spec.get("nodeName") or "",
                 ports=tuple(_ports(spec)),
                 host=host,
@@ -121,6 +122,20 @@ class Scene:
     @cached_property
     def by_address(self) -> dict[str, Endpoint]:
         return {address: pod for pod in self.pods.values() for address in pod.addresses}
+
+    @cached_property
+    def node_addresses(self) -> list[tuple[str, str]]:
+        """(node, address) in the usual text, but for those that a pod has."""
+        found = []
+        for one in self.of_kind("Node"):
+            for entry in (one.object.get("status") or {}).get("addresses") or []:
+                try:
+                    address = format_ip(*parse_ip(str(entry.get("address"))))
+                except AddressError:
+                    continue  # its host name
+                if address not in self.by_address:
+                    found.append((str(one.object["metadata"]["name"]), address))
+        return list(dict.fromkeys(found))
 
     @cached_property
     def ported(self) -> list[Endpoint]:
@@ -156,8 +171,12 @@ def identity(obj: Object) -> tuple[str, str, str, str]:
 
 def title(obj: Object) -> str:
     """`NetworkPolicy default/web`."""
-    name = obj["metadata"]["name"]
-    return f"{obj['kind']} {name}" if obj["kind"] in _OF_THE_CLUSTER else f"{obj['kind']} {namespace_of(obj)}/{name}"
+    kind, name = obj["kind"], obj["metadata"]["name"]
+    if kind in OF_THE_CLUSTER:
+        return f"{kind} {name}"
+    if kind == "NetworkPolicy" and obj["apiVersion"].startswith("projectcalico.org/"):
+        kind = "NetworkPolicy.projectcalico.org"
+    return f"{kind} {namespace_of(obj)}/{name}"
 
 
 def over(below: Iterable[Manifest], above: Iterable[Manifest]) -> tuple[Manifest, ...]:
@@ -167,7 +186,7 @@ def over(below: Iterable[Manifest], above: Iterable[Manifest]) -> tuple[Manifest
     return tuple(found.values())
 
 
-_OF_THE_CLUSTER = (
+OF_THE_CLUSTER = (
     "Namespace", "Node", "ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy",
     "GlobalNetworkPolicy", "StagedGlobalNetworkPolicy", "GlobalNetworkSet", "Tier", "Profile", "HostEndpoint",
 )  # fmt: skip
@@ -175,7 +194,7 @@ _OF_THE_CLUSTER = (
 
 def _settled(one: Manifest) -> tuple[str, str, str, str]:
     group, kind, namespace, name = identity(one.object)
-    return group, kind, "" if kind in _OF_THE_CLUSTER else namespace or "default", name
+    return group, kind, "" if kind in OF_THE_CLUSTER else namespace or "default", name
 
 
 def twice(manifests: Iterable[Manifest]) -> list[Manifest]:
@@ -192,6 +211,15 @@ def twice(manifests: Iterable[Manifest]) -> list[Manifest]:
 
 def _texts(labels: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in (labels or {}).items()} if isinstance(labels, dict) else {}
+
+
+def _usual(addresses: Iterable[str]) -> Iterable[str]:
+    """In their usual text; what is no address is left out."""
+    for address in addresses:
+        try:
+            yield format_ip(*parse_ip(address))
+        except AddressError:
+            continue
 
 
 def _ports(spec: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
