@@ -11,28 +11,60 @@ from dataclasses import replace
 
 from podwire.calc.oracle import World
 from podwire.model.expression import ExpressionError
+from podwire.model.policykinds import BY_API
+from podwire.model.policykinds import written as record
 from podwire.model.selectors import SelectorError
+from podwire.model.written import PolicyError
+from podwire.observe.manifests import Manifest
+from podwire.observe.policycompiled import settled
 from podwire.observe.policyfinding import ERROR, HINT, WARNING, Finding, Written
 from podwire.observe.policyparts import CLUSTER, Port, RulePart, Selection, is_policy, parts
 from podwire.observe.policyscene import Endpoint, Scene, number, title
-from podwire.observe.policytraps import shadowed, unread, without_names
+from podwire.observe.policytraps import shadowed, without_names
 
 _BUILT_IN = ("default", "kube-admin", "kube-baseline")
 
 
 def written(scene: Scene) -> tuple[list[Written], list[Finding]]:
-    """The policies of a scene, and what is to be said of those that cannot be read."""
-    found, broken = [], []
+    """The policies of a scene, and what of them, and of tiers and network sets, cannot be read or is not honoured."""
+    found: list[Written] = []
+    said: list[Finding] = []
     for one in scene.manifests:
+        told = list(_problems(one))
+        said += told
         if not is_policy(one.object):
             continue
         try:
             found.append(Written(one, parts(one.object)))
         except (SelectorError, ExpressionError, KeyError, TypeError, AttributeError, ValueError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            way = "Correct it as `kubectl explain` of this kind says; until then it is not enforced"
-            broken.append(Finding(ERROR, "unreadable", title(one.object), "spec", why, way, one.where("spec")))
-    return found, broken
+            if not told:
+                said.append(_unreadable(one, "spec", why))
+    return found, said
+
+
+def _problems(one: Manifest) -> Iterator[Finding]:
+    """What the decoders of the API's kinds say, as they say it when a policy is admitted."""
+    kind = BY_API.get((one.object["apiVersion"], one.object["kind"]))
+    if kind is None:
+        return
+    try:
+        _, problems = kind.inspect(record(settled(one.object)))
+    except PolicyError as error:
+        yield _unreadable(one, error.path, error.words)
+        return
+    for problem in problems:
+        if problem.refused:
+            yield _unreadable(one, problem.path, problem.words)
+        else:
+            way = "Other networks may enforce it; here leave it out, or say it by another field"
+            where, path = one.where(problem.path), problem.path
+            yield Finding(WARNING, "not enforced", title(one.object), path, problem.words, way, where)
+
+
+def _unreadable(one: Manifest, path: str, why: str) -> Finding:
+    way = "Correct it as `kubectl explain` of this kind says: a server that checks refuses it, and it is not enforced"
+    return Finding(ERROR, "unreadable", title(one.object), path, why, way, one.where(path))
 
 
 def lint(scene: Scene) -> list[Finding]:
@@ -44,7 +76,6 @@ def lint(scene: Scene) -> list[Finding]:
     found += _same_priority(policies, scene)
     world = World.of(scene.objects)
     found += without_names(policies, scene, world)
-    found += unread(world, {one.object for one in found})
     levels = (ERROR, WARNING, HINT)
     return sorted(dict.fromkeys(found), key=lambda each: (levels.index(each.level), each.object, each.field))
 

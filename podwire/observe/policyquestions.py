@@ -15,7 +15,7 @@ from podwire.calc.oracle import End, Flow, Side, World, judge
 from podwire.model.address import AddressError, format_ip, parse_ip
 from podwire.model.api import Object
 from podwire.observe.manifests import Manifest
-from podwire.observe.policyscene import Endpoint, Scene, namespace_of
+from podwire.observe.policyscene import Endpoint, Scene, namespace_of, title
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
 NAMES = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6"}
@@ -98,17 +98,7 @@ class Asked:
 
     @staticmethod
     def of(scene: Scene) -> Asked:
-        return Asked(scene, World.of(scene.objects), {policy_title(one.object): one for one in scene.manifests})
-
-
-def policy_title(obj: Object) -> str:
-    """As the oracle calls it."""
-    kind, name = obj["kind"], obj["metadata"]["name"]
-    if obj["apiVersion"].startswith("projectcalico.org/") and kind == "NetworkPolicy":
-        kind = "NetworkPolicy.projectcalico.org"
-    if "NetworkPolicy" in kind and not kind.startswith(("Global", "StagedGlobal", "Cluster", "Admin", "Baseline")):
-        return f"{kind} {namespace_of(obj)}/{name}"
-    return f"{kind} {name}"
+        return Asked(scene, World.of(scene.objects), {title(one.object): one for one in scene.manifests})
 
 
 def parse_target(text: str) -> Target:

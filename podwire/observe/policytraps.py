@@ -162,13 +162,6 @@ def _stand_ins(scene: Scene) -> Iterator[Object]:
 _DNS_PORTS = (("dns", "UDP"), ("dns-tcp", "TCP"))
 
 
-def unread(world: World, known: set[str]) -> Iterator[Finding]:
-    """What the calculation cannot read, as far as nothing was said of it yet."""
-    for name, why in world.problems:
-        if name not in known:
-            yield Finding(WARNING, "unreadable", name, "spec", why, "Correct it; until then it is left out")
-
-
 # -- nodes ------------------------------------------------------------------------------------------------------------
 
 

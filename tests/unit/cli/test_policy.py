@@ -141,7 +141,79 @@ def test_tests_and_objects_in_one_file(folder: Path) -> None:
     assert run("test", "all.yaml").output.endswith("1 test, 0 failed\n")
 
 
-@pytest.mark.parametrize("verb", ["", "check", "can", "test"])
+@pytest.mark.parametrize("verb", ["", "check", "can", "matrix", "diff", "test"])
 def test_help_has_examples(verb: str) -> None:
     done = run(*filter(None, [verb, "--help"]))
     assert done.exit_code == 0 and done.output.count(f"podwire policy {verb}".rstrip()) >= 3
+
+
+def test_matrix(folder: Path) -> None:
+    files = ("-f", "shop.yaml", "-f", "policies")
+    done = run("matrix", *files, "--ports", "TCP/9090,UDP/53")
+    assert done.output.splitlines() == [
+        "                  1  2  3",
+        "1  default/guest  \\ ·· ab",
+        "2  shop/api      ab  \\ ab",
+        "3  shop/front    ab a·  \\",
+        "",
+        "rows connect to columns: a TCP/9090, b UDP/53 allowed; · denied; \\ itself",
+        "3 pods",
+    ]
+    rows = json.loads(run("matrix", *files, "--ports", "TCP/9090", "-o", "json").output)
+    assert [row for row in rows if not row["allowed"]] == [
+        {
+            "from": "default/guest",
+            "to": "shop/api",
+            "protocol": "TCP",
+            "port": 9090,
+            "ingress": False,
+            "egress": True,
+            "allowed": False,
+            "rule": "end of tier default",
+        }
+    ]
+    assert yaml.safe_load(run("matrix", *files, "--ports", "TCP/9090", "-o", "yaml").output) == rows
+    assert run("matrix", *files, "-n", "default").output.endswith("\n1 pod\n")
+    assert run("matrix", *files, "--ports", "FOO").exit_code == 2
+    assert run("matrix", "-f", "policies").exit_code == 2
+
+
+def test_a_matrix_in_a_narrow_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "25")
+    lines = run("matrix", "-f", "shop.yaml").output.splitlines()
+    grid = lines[: lines.index("", 6)]
+    assert max(map(len, grid)) <= 25
+    assert [line.split() for line in (grid[0], grid[5])] == [["1", "2"], ["3"]]
+
+
+def test_a_matrix_of_groups(folder: Path) -> None:
+    assert run("matrix", "-f", "shop.yaml", "--groups").output.splitlines()[-1] == "3 pods in 2 groups"
+    rows = json.loads(run("matrix", "-f", "shop.yaml", "--groups", "-o", "json").output)
+    assert {tuple(row["from"]) for row in rows} == {("default/guest", "shop/api"), ("shop/front",)}
+
+
+def test_diff(folder: Path) -> None:
+    same = run("diff", "-f", "shop.yaml", "policies/api.yaml", "policies/api.yaml")
+    assert (same.exit_code, same.output.splitlines()[0][:28]) == (0, "no connection differs (8 end")
+    Path("new.yaml").write_text(FRONT_ONLY.replace("app: front", "app: guest").replace("port: http", "port: 9090"))
+    done = run("diff", "-f", "shop.yaml", "policies/api.yaml", "new.yaml")
+    assert done.exit_code == 1
+    assert done.output.splitlines()[:6] == [
+        "now denied  TCP 9090 (IPv4)",
+        "  from shop/front",
+        "  to   shop/api",
+        "  e.g. 10.244.1.2 → 10.244.2.2:9090/TCP",
+        "       before: allowed, Allow by NetworkPolicy shop/api ingress[0]   policies/api.yaml:4",
+        "       after:  denied, governed by NetworkPolicy shop/api; no rule matches",
+    ]
+    found = json.loads(run("diff", "-f", "shop.yaml", "policies/api.yaml", "new.yaml", "-o", "json").output)
+    assert [(one["change"], one["protocol"], one["ports"]) for one in found["changes"]] == [
+        ("denied", "TCP", [[9090, 9090]])
+    ]
+
+
+def test_diff_on_top_of_what_there_is(folder: Path) -> None:
+    done = run("diff", "-f", "shop.yaml", "policies/api.yaml")
+    assert "now denied  everything but TCP 9090" in done.output and "now denied  everything (IPv4)" in done.output
+    assert run("diff", "policies", "policies", "policies").exit_code == 2
+    assert "between whom" in run("diff", "-f", "policies", "policies/api.yaml", "policies/api.yaml").output

@@ -17,12 +17,14 @@ from scenes import policy, scene
 
 from podwire.calc.oracle import End, Flow, World, judge
 from podwire.model.address import parse_ip
+from podwire.observe.policycompiled import compiled
 from podwire.observe.policydiff import ALLOWED, DENIED, OUTSIDE, Change, difference
 from podwire.observe.policyquestions import NAMES
+from podwire.observe.policyreach import Reach, groups
 from podwire.observe.policyscene import Scene
 
 PROBED = (1, 53, 73, 80, 81, 82, 101, 8080, 8101, 65535)
-WORLDS = 60
+WORLDS = 40
 
 
 def _holds(name: str, address: str) -> bool:
@@ -85,9 +87,8 @@ def _flows(old: Scene) -> list[tuple[tuple[str, str], tuple[str, str], Flow]]:
 def _check(old: Scene, new: Scene) -> Counter[str]:
     found = difference(old, new)
     before, after = World.of(old.objects), World.of(new.objects)
-    stretches = {
-        name for one in found.changes for name in (*one.sources, *one.destinations) if name[0] in "0123456789f:2"
-    }
+    views = [(each, Reach(compiled(each))) for each in (old, new)]
+    stretches = {end.name for group in groups(views) for end in group.ends if end.kind == "outside" and end.name}
     counted: Counter[str] = Counter()
     for source, destination, flow in _flows(old):
         was, will = judge(before, flow).allowed, judge(after, flow).allowed

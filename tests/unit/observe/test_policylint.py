@@ -90,8 +90,9 @@ CASES = [
     (policy("p", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}]}]}"), "no names", "spec.egress", "53/UDP"),
     (calico("{tier: mine, ingress: [{action: Allow}]}"), "no such tier", "spec.tier", "default, kube-admin, kube-baseline"),
     (calico("{selector: app == 'api'}", "StagedNetworkPolicy"), "not enforced", "kind", "Write kind NetworkPolicy"),
-    (calico("{selector: app =}"), "unreadable", "spec", "Correct it"),
-    (policy("p", "{podSelector: {matchExpressions: [{key: a, operator: Is}]}}"), "unreadable", "spec", "Correct it"),
+    (calico("{selector: app =}"), "unreadable", "spec.selector", "Correct it"),
+    (policy("p", "{podSelector: {matchExpressions: [{key: a, operator: Is}]}}"), "unreadable", "spec.podSelector.matchExpressions[0].operator", "Correct it"),
+    (policy("p", "{podSelector: {}, ingres: [{}]}"), "unreadable", "spec.ingres", "Correct it"),
     # rules that never decide
     (policy("p", f"{{podSelector: {{}}, ingress: [{{from: [{FRONT}], ports: [{{port: 9}}]}}, {{from: [{FRONT}]}}]}}"),
      "never decides", "spec.ingress[0]", "Remove it"),
@@ -171,6 +172,12 @@ def test_without_pods_nothing_is_said_of_pods() -> None:
         "p", "{podSelector: {matchLabels: {app: x}}, ingress: [{from: [{podSelector: {matchLabels: {a: b}}}]}]}"
     )
     assert lint(Scene(tuple(read(text, "p.yaml")))) == []
+
+
+def test_what_is_asked_for_and_not_done_here() -> None:
+    text = calico("{applyOnForward: true, preDNAT: true, ingress: [{action: Deny}]}", "GlobalNetworkPolicy")
+    found = {(one.level, one.kind, one.field) for one in lint(scene(text))}
+    assert found == {("warning", "not enforced", f"spec.{field}") for field in ("applyOnForward", "preDNAT")}
 
 
 def test_old_kinds() -> None:
