@@ -38,6 +38,7 @@ from podwire.apiserver.rows_core import (
     secret_row,
     serviceaccount_row,
 )
+from podwire.apiserver.validation_network import policy_warnings
 from podwire.model.gvr import (
     CONFIGMAPS,
     CONTROLLERREVISIONS,
@@ -198,8 +199,20 @@ APPS = (
     Resource(CONTROLLERREVISIONS, columns=REVISION_COLUMNS, row=revision_row),
 )
 
+
+def _warn_of_policy(admission: Admission, obj: Object, old: Object | None) -> None:
+    admission.warnings += policy_warnings(obj, old)
+
+
 OTHERS = (
-    Resource(NETWORKPOLICIES, ("netpol",), columns=NETWORKPOLICY_COLUMNS, row=networkpolicy_row, generation=True),
+    Resource(
+        NETWORKPOLICIES,
+        ("netpol",),
+        columns=NETWORKPOLICY_COLUMNS,
+        row=networkpolicy_row,
+        generation=True,
+        finish=_warn_of_policy,
+    ),
     Resource(LEASES, columns=LEASE_COLUMNS, row=lease_row, create_on_update=True),
     Resource(
         GVR("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False),

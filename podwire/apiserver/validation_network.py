@@ -6,11 +6,13 @@ Source: pkg/apis/networking and pkg/apis/discovery validation of Kubernetes.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator, Set
 from typing import Any
 
 from podwire.apiserver.validation_meta import (
     Errors,
     Object,
+    canonical_cidr,
     cidr,
     dns_label,
     ip_address,
@@ -18,6 +20,7 @@ from podwire.apiserver.validation_meta import (
     port_name,
     port_number,
     qualified_name,
+    strict_cidr,
 )
 
 PROTOCOLS = ("SCTP", "TCP", "UDP")
@@ -25,8 +28,7 @@ _POLICY_PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 def network_policy(errors: Errors, obj: Object, old: Object | None) -> None:
-    del old
-    spec = obj.get("spec") or {}
+    spec, known = obj.get("spec") or {}, {text for _, text in _prefixes(old or {})}
     label_selector(errors, "spec.podSelector", spec.get("podSelector"))
     for direction, peers in (("ingress", "from"), ("egress", "to")):
         for i, rule in enumerate(spec.get(direction) or []):
@@ -34,7 +36,7 @@ def network_policy(errors: Errors, obj: Object, old: Object | None) -> None:
             for j, port in enumerate(rule.get("ports") or []):
                 _policy_port(errors, f"{where}.ports[{j}]", port)
             for j, peer in enumerate(rule.get(peers) or []):
-                _peer(errors, f"{where}.{peers}[{j}]", peer)
+                _peer(errors, f"{where}.{peers}[{j}]", peer, known)
     types = spec.get("policyTypes") or []
     if len(types) > 2:
         errors.invalid("spec.policyTypes", types, "may not specify more than two policyTypes")
@@ -62,11 +64,32 @@ def _policy_port(errors: Errors, path: str, rule: Object) -> None:
             errors.check(f"{path}.endPort", end, port_number)  # type: ignore[arg-type]
 
 
-def _peer(errors: Errors, path: str, peer: Object) -> None:
+def policy_warnings(obj: Object, old: Object | None) -> list[str]:
+    """What may be written, but not so, in a valid policy."""
+    known = {text for _, text in _prefixes(old or {})}
+    return [
+        f'{path}: IPv6 CIDR value "{text}" should be in RFC 5952 canonical format ("{canonical_cidr(text)}")'
+        for path, text in _prefixes(obj)
+        if text not in known and ":" in text and canonical_cidr(text) != text
+    ]
+
+
+def _prefixes(obj: Object) -> Iterator[tuple[str, str]]:
+    """The path and the text of each prefix in a policy."""
+    spec = obj.get("spec") or {}
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        for i, rule in enumerate(spec.get(direction) or []):
+            for j, peer in enumerate(rule.get(peers) or []):
+                block, path = peer.get("ipBlock") or {}, f"spec.{direction}[{i}].{peers}[{j}].ipBlock"
+                yield from ((f"{path}.cidr", text) for text in [block.get("cidr")] if text)
+                yield from ((f"{path}.except[{k}]", text) for k, text in enumerate(block.get("except") or []))
+
+
+def _peer(errors: Errors, path: str, peer: Object, known: Set[str]) -> None:
     given = [key for key in ("podSelector", "namespaceSelector", "ipBlock") if peer.get(key) is not None]
     for key in given:
         if key == "ipBlock":
-            _ip_block(errors, f"{path}.ipBlock", peer["ipBlock"])
+            _ip_block(errors, f"{path}.ipBlock", peer["ipBlock"], known)
         else:
             label_selector(errors, f"{path}.{key}", peer[key])
     if not given:
@@ -75,15 +98,16 @@ def _peer(errors: Errors, path: str, peer: Object) -> None:
         errors.forbidden(path, "may not specify both ipBlock and another peer")
 
 
-def _ip_block(errors: Errors, path: str, block: Object) -> None:
+def _ip_block(errors: Errors, path: str, block: Object, known: Set[str]) -> None:
+    """Prefixes that the stored object has already (`known`) may stay as they are."""
     text = block.get("cidr") or ""
     if not text:
         errors.required(f"{path}.cidr")
         return
-    errors.check(f"{path}.cidr", text, cidr)
+    errors.check(f"{path}.cidr", text, cidr if text in known else strict_cidr)
     whole = _network(text)
     for i, inside in enumerate(block.get("except") or []):
-        errors.check(f"{path}.except[{i}]", inside, cidr)
+        errors.check(f"{path}.except[{i}]", inside, cidr if inside in known else strict_cidr)
         part = _network(inside)
         if whole is None or part is None:
             continue

@@ -206,3 +206,14 @@ def test_the_wording_is_upstreams() -> None:
         " '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is"
         r" '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
     )
+
+
+def test_prefixes_that_were_stored_before_they_were_to_be_strict_may_stay() -> None:
+    def policy(*cidrs: str) -> dict[str, Any]:
+        return {**POLICY, "spec": {"ingress": [{"from": [{"ipBlock": {"cidr": each}} for each in cidrs]}]}}
+
+    old = policy("10.0.0.5/24")
+    assert not validate(policy("10.0.0.5/24", "10.1.0.0/16"), old)
+    assert [cause.field for cause in validate(policy("10.0.0.5/24", "10.1.0.5/16"), old)] == [
+        "spec.ingress[0].from[1].ipBlock.cidr"
+    ]
