@@ -39,6 +39,16 @@ def until(what: str, check: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def container(kubectl: Kubectl, pod: str) -> str:
+    """The id of a pod's container, as its status tells it; empty while the API does not answer."""
+    return kubectl.full("get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}").stdout
+
+
+def lives_anew(kubectl: Kubectl, pod: str, before: str) -> bool:
+    """Whether another container than that one runs in the pod, and answers."""
+    return container(kubectl, pod) not in ("", before) and not kubectl.full("exec", pod, "--", "true").returncode
+
+
 def ipam_check(lab: Lab) -> str:
     """What `podwire ipam check` says of the cluster: \"nothing found\" when every address is somebody's."""
     done = subprocess.run(

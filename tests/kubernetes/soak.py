@@ -26,7 +26,7 @@ import pytest
 from podwire.lab import processes
 from podwire.lab.state import LabState
 from tests.kubernetes import probe
-from tests.kubernetes.genuine import ipam_check, until
+from tests.kubernetes.genuine import container, ipam_check, lives_anew, until
 from tests.lab.host import Lab
 from tests.lab.kubectl import Kubectl
 
@@ -343,23 +343,18 @@ def reboot(site: Site, seconds: float) -> None:
     for name in names:
         site.kubectl.run("create", "-f", "-", stdin=json.dumps(sleeper(name, node)))
     site.kubectl.run("wait", "--for=condition=Ready", *(f"pod/{name}" for name in names), "--timeout=100s", seconds=110)
-    started = "jsonpath={.status.containerStatuses[0].restartCount}"
     end, reboots, slowest = time.monotonic() + seconds, 0, 0.0
 
-    def starts(name: str) -> int:
-        return int(site.kubectl.full("get", "pod", name, "-o", started).stdout or -1)
-
     while not reboots or time.monotonic() < end:
-        had = {name: starts(name) for name in names}
+        had = {name: container(site.kubectl, name) for name in names}
         assert site.kill(f"podwire node {node}")
         reboots += 1
         before = time.monotonic()
-
-        def alive(name: str, had: dict[str, int] = had) -> bool:
-            return starts(name) > had[name] and site.kubectl.full("exec", name, "--", "true").returncode == 0
-
         for name in names:
-            until(f"{name} runs again ({reboots})", lambda name=name: alive(name))
+            until(
+                f"{name} runs again ({reboots})",
+                lambda name=name, had=had: lives_anew(site.kubectl, name, had[name]),  # type: ignore[misc]
+            )
         slowest = max(slowest, time.monotonic() - before)
     site.ready()
     site.kubectl.run("delete", "pods", *names, "--wait=false")

@@ -14,7 +14,7 @@ import pytest
 
 from podwire.kubelet import imagewriter
 from podwire.lab.state import cache_root
-from tests.kubernetes.genuine import NODES, ipam_check, until, up
+from tests.kubernetes.genuine import NODES, container, ipam_check, lives_anew, until, up
 from tests.lab.host import Lab, untouched
 from tests.lab.kubectl import Kubectl
 
@@ -135,34 +135,23 @@ def test_a_pod_and_its_address_go(real: Lab, kubectl: Kubectl) -> None:
     until("its route is gone", lambda: address not in real("exec", NODES[1], "ip", "route").stdout)
 
 
-def lives_anew(lab: Lab, times: int) -> None:
-    """Wait until the pod's container was started that many times, and answers. The API may be coming back meanwhile."""
-    kubectl = Kubectl(lab.env)
-    started = "jsonpath={.status.containerStatuses[0].restartCount}"
-
-    def anew() -> bool:
-        return (
-            kubectl.full("get", "pod", "stays", "-o", started).stdout == str(times)
-            and kubectl.full("exec", "stays", "--", "true").returncode == 0
-        )
-
-    until(f"the container runs again ({times})", anew)
-
-
 def test_a_node_reboots_and_a_lab_that_died_is_taken_up_again(built: Path, tmp_path: Path) -> None:
     with untouched(tmp_path) as lab:
         up(lab, built, name="again", nodes=1)
         lab.kubectl("create", "-f", "-", stdin=pod("stays", "nginx"))
         lab.kubectl("wait", "--for=condition=Ready", "pod/stays", "--timeout=55s")
+        kubectl = Kubectl(lab.env)
+        first = container(kubectl, "stays")
         os.kill(lab.processes("again")["podwire node again-control-plane"], signal.SIGKILL)
-        lives_anew(lab, 1)
+        until("the pod runs again", lambda: lives_anew(kubectl, "stays", first))
         until("no address is left over", lambda: "nothing found" in ipam_check(lab))
 
+        second = container(kubectl, "stays")
         family = lab.family("again")
         os.kill(lab.supervisor("again"), signal.SIGKILL)
         until("every process ended", lambda: not any(alive(pid, started) for pid, started in family.items()))
         up(lab, built, name="again", nodes=1)
-        lives_anew(lab, 1)  # the disk is new, and with it kubelet's count: it goes on from the Pod's status
+        until("the pod runs once more", lambda: lives_anew(kubectl, "stays", second))
         assert lab.cgroups("again")
         lab("down", "--name", "again")
         assert not lab.cgroups("again")

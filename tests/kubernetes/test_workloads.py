@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes.genuine import NODES, ipam_check, until
+from tests.kubernetes.genuine import NODES, container, ipam_check, until
 from tests.lab.host import Lab
 from tests.lab.kubectl import Kubectl
 
@@ -320,9 +320,9 @@ def test_a_node_reboots(real: Lab, kubectl: Kubectl) -> None:
     kubectl.apply(pod("stays", nodeName=THERE), pod("near", nodeName=HERE), deployment("web", 2))
     ready(kubectl, "stays", "near")
     rolled_out(kubectl, "web")
+    before = container(kubectl, "stays")
     os.kill(real.processes("real")[f"podwire node {THERE}"], signal.SIGKILL)
-    count = "jsonpath={.status.containerStatuses[0].restartCount}"
-    until("its container runs again", lambda: kubectl.run("get", "pod", "stays", "-o", count) == "1")
+    until("its container runs again", lambda: container(kubectl, "stays") not in ("", before))
     ready(kubectl, "stays")
     rolled_out(kubectl, "web")
     own = address(kubectl, "stays")
