@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-from podwire.model import calicopolicy, calicorule, clusterpolicy, gvr, kubernetesselector, networkpolicy, networkset
+from podwire.model import (
+    calicopolicy,
+    calicorule,
+    clusterpolicy,
+    gvr,
+    kubernetesselector,
+    networkpolicy,
+    networkset,
+    policy,
+)
 from podwire.model.crdschema import Definition, More, Schema, Table, crd, listed, rule, schema, words
 
 _TEXT = {"maxLength": calicorule.LONGEST}
@@ -141,7 +150,10 @@ _CALICO: Table = {
     calicopolicy.StagedSpec: More(rules=_SELECTS, fields={**_POLICY, **_STAGED}),
     calicopolicy.StagedGlobalSpec: More(rules=_HOSTS, fields={**_GLOBAL_POLICY, **_STAGED}),
     calicopolicy.TierSpec: More(
-        fields={"order": {"default": calicopolicy.TIER_ORDER}, "defaultAction": words("Deny", "Pass", default="Deny")}
+        fields={
+            "order": {"default": int(calicopolicy.TIER_ORDER)},
+            "defaultAction": words("Deny", "Pass", default="Deny"),
+        }
     ),
     calicopolicy.ProfileSpec: More(fields=_CALICO_RULES),
     networkset.NetworkSetSpec: More(
@@ -386,10 +398,12 @@ def crds() -> list[Schema]:
 
 def first_tiers() -> list[Schema]:
     """The tiers that a cluster has from the start, as objects."""
-    from podwire.model.policy import TIERS
-
     head = {"apiVersion": gvr.TIERS.api_version, "kind": gvr.TIERS.kind}
     return [
-        {**head, "metadata": {"name": tier.name}, "spec": {"order": tier.order, "defaultAction": tier.default.value}}
-        for tier in TIERS
+        {
+            **head,
+            "metadata": {"name": tier.name},
+            "spec": {"order": int(tier.order), "defaultAction": tier.default.value},
+        }
+        for tier in policy.TIERS
     ]

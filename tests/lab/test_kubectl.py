@@ -276,3 +276,43 @@ def test_a_bad_manifest_names_the_field(kubectl: Kubectl, manifest: str, words: 
     done = kubectl.full("create", "-f", "-", stdin=manifest)
     assert done.returncode == 1
     assert words in done.stderr
+
+
+POLICIES = Path(__file__).parents[1] / "policies" / "accepted.yaml"
+
+
+def test_policies_of_every_kind(kubectl: Kubectl) -> None:
+    """What the documentation of the three APIs shows is taken as it is; each kind goes by its short name."""
+    text = POLICIES.read_text().replace("namespace: default", f"namespace: {kubectl.namespace}")
+    tier = next(one for one in text.split("---\n") if "kind: Tier" in one)
+    kubectl.run("apply", "-f", "-", stdin=tier)
+    said = kubectl.run("apply", "--dry-run=server", "-f", "-", stdin=text).splitlines()
+    assert len(said) == text.count("---\n") + 1 and all("(server dry run)" in line for line in said)
+    kubectl.run("delete", "-f", "-", stdin=tier)
+    rows = kubectl.run("get", "tiers").splitlines()
+    assert rows[0].split() == ["NAME", "ORDER", "DEFAULTACTION", "AGE"]
+    assert [row.split()[:3] for row in rows[1:]] == [
+        ["default", "1000000", "Deny"],
+        ["kube-admin", "1000", "Pass"],
+        ["kube-baseline", "10000000", "Pass"],
+    ]
+    for name in ("netpol", "np", "gnp", "cnp", "anp", "banp", "netsets", "gnetsets", "snp", "sgnp", "sknp", "pro"):
+        assert kubectl.full("get", name).returncode == 0, name
+    assert "networking.k8s.io" in kubectl.run("explain", "netpol") and "projectcalico.org" in kubectl.run(
+        "explain", "np"
+    )
+
+
+@pytest.mark.embedded_only("a genuine server asks the kinds' definitions alone")
+def test_mistakes_in_policies_are_refused_with_the_field(kubectl: Kubectl) -> None:
+    head = "apiVersion: projectcalico.org/v3\nkind: {}\nmetadata: {{name: p}}\nspec: {}\n"
+    wrong = kubectl.full("apply", "-f", "-", stdin=head.format("NetworkPolicy", "{selector: \"a = 'b'\"}"))
+    assert wrong.returncode == 1 and "spec.selector" in wrong.stderr and "position 3" in wrong.stderr, wrong.stderr
+    wrong = kubectl.full("apply", "-f", "-", stdin=head.format("NetworkPolicy", "{tier: gold}"))
+    assert wrong.returncode == 1 and "spec.tier: there is no tier gold" in wrong.stderr, wrong.stderr
+    wrong = kubectl.full("delete", "tier", "kube-admin")
+    assert wrong.returncode == 1 and "this tier is always there" in wrong.stderr, wrong.stderr
+    spec = "{doNotTrack: true, applyOnForward: true, selector: 'none == \"\"'}"
+    done = kubectl.full("apply", "-f", "-", stdin=head.format("GlobalNetworkPolicy", spec))
+    assert done.returncode == 0 and "Warning: spec.doNotTrack: not enforced" in done.stderr, done.stderr
+    kubectl.run("delete", "gnp", "p")
