@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from errno import ENOENT
+from typing import Protocol
 
 from podwire.agent.attachments import Attachment
 from podwire.agent.elements import tell_repair
@@ -32,15 +34,28 @@ _NAMES = {
 }
 
 
+Elements = dict[SetName, list[Element]]
+
+
 def speaker_of(record: Attachment) -> Endpoint:
     """What the record's attachment may be."""
     return Endpoint(record.host_name, record.pod_mac, record.addresses, record.sources)
 
 
+class Enforcement(Protocol):
+    """What goes along with an admission: elements to delete and to add, in its transaction."""
+
+    def admitting(self, interface: str) -> AbstractContextManager[tuple[Elements, Elements]]: ...
+    def unbind(self, interface: str) -> None: ...
+
+
 class Admission:
     """The tables and the sets. Threads may admit and expel at the same time."""
 
-    def __init__(self, program: NftProgram, sockets: Callable[[], ElementSocket]) -> None:
+    def __init__(
+        self, program: NftProgram, sockets: Callable[[], ElementSocket], policy: Enforcement | None = None
+    ) -> None:
+        self._policy = policy
         self._table = NftTables(program, frozenset({TABLE, ARP}))
         self._sockets = sockets
         self._delta: Delta[str, NftBody] = Delta()
@@ -75,12 +90,20 @@ class Admission:
 
     def admit(self, endpoint: Endpoint) -> None:
         """In one transaction. Raises KernelError."""
-        with self._guard:
+        with self._guard, self._along(endpoint.interface) as (drops, puts):
             self._members[endpoint.interface] = endpoint
-            self._sockets().update(puts=_by_set(nft_admission.rows(endpoint)))
+            self._sockets().update(drops=drops, puts={**_by_set(nft_admission.rows(endpoint)), **puts})
+
+    def _along(self, interface: str) -> AbstractContextManager[tuple[Elements, Elements]]:
+        return self._policy.admitting(interface) if self._policy is not None else nullcontext(({}, {}))
 
     def expel(self, interface: str) -> None:
         """With all that it may. Absent is fine. Raises KernelError."""
+        self._forget(interface)
+        if self._policy is not None:
+            self._policy.unbind(interface)
+
+    def _forget(self, interface: str) -> None:
         with self._guard:
             endpoint = self._members.pop(interface, None)
             if endpoint is None:

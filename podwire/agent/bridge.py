@@ -26,6 +26,7 @@ from podwire.agent.files import Files
 from podwire.agent.guard import Guard
 from podwire.agent.pods import Pods
 from podwire.agent.points import reached
+from podwire.agent.policygate import PolicyGate
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.cni import asked as asking
@@ -66,6 +67,7 @@ class Bridge:
         claimer: Claimer,
         files: Files,
         extras: Extras,
+        gate: PolicyGate,
         boot: Callable[[], str],
         features: asking.Features,
     ) -> None:
@@ -80,6 +82,7 @@ class Bridge:
         self._claimer = claimer
         self._files = files
         self._extras = extras
+        self._gate = gate
         self._boot = boot
         self._bridges: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -194,6 +197,8 @@ class Bridge:
             self._guard.masquerade({bridgeplan.subnet_of(text) for text in record.gateways}, record.addresses)
         self._extras.attach(record)
         reached("extras")
+        self._gate.expect(record)
+        self._gate.bind(record)
         self._guard.admit(guard.endpoint_of(record))
         reached("admitted")
         bridgewire.await_forwarding(socket, ends.host_name)
@@ -238,6 +243,7 @@ class Bridge:
         self._extras.detach(record)
         if record.pod_mac:
             self._guard.expel(guard.endpoint_of(record))
+            self._gate.unbind(record.host_name)
         wire.doom_host(socket, record.host_name, ())
         bridgewire.forget(socket, record.bridge, record.addresses)
         reached("doomed")

@@ -17,6 +17,7 @@ from podwire.agent.admission import Admission, speaker_of
 from podwire.agent.attachments import CHAINED, DELETED, READY, Attachment, Attachments
 from podwire.agent.extras import Extras
 from podwire.agent.guard import Guard
+from podwire.agent.policygate import PolicyGate
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
 from podwire.cni import capabilities, spec
@@ -39,6 +40,7 @@ class Chained:
         guard: Guard,
         reaper: Reaper,
         extras: Extras,
+        gate: PolicyGate,
         boot: Callable[[], str],
     ) -> None:
         self._records = records
@@ -47,6 +49,7 @@ class Chained:
         self._guard = guard
         self._reaper = reaper
         self._extras = extras
+        self._gate = gate
         self._boot = boot
 
     def add(self, request: Request, inner: int) -> Result:
@@ -82,6 +85,8 @@ class Chained:
         self._records.put(record)
         try:
             self._extras.attach(record)
+            self._gate.expect(record)
+            self._gate.bind(record)
             self._admit(record)
         except BaseException:
             self.delete(request, inner)
@@ -116,6 +121,7 @@ class Chained:
         if record.host_name.startswith(PREFIX):
             self._admission.expel(record.host_name)
         self._guard.close(guard.endpoint_of(record))
+        self._gate.unbind(record.host_name)
         self.sweep()
 
     def sweep(self) -> None:

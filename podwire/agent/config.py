@@ -12,6 +12,14 @@ from typing import Any
 CONFIG_FILE = Path("/etc/podwire/agent.toml")
 
 
+ON, STRICT = "on", "strict"
+_CHOICES = {
+    "log_format": ("text", "json"),
+    "policy_enforce": (ON, "off"),
+    "policy_established": ("keep", STRICT),
+}
+
+
 class ConfigError(Exception):
     """A setting that cannot be used; the text names it and its source."""
 
@@ -26,7 +34,8 @@ class AgentConfig:
     `kubeconfig` file the identity is the `service_account` of the pod that this process runs in; `api_server`
     (https://HOST:PORT) is then where the API is, if not at the kubernetes Service. `proc_sys` is where sysctls can be
     written: a container's own /proc/sys is read-only. With `set_aside` other plugins' CNI configurations make way.
-    `log_format` is text or json."""
+    `policy_enforce` (on, off) says whether network policy is enforced, `policy_established` (keep, strict) what becomes
+    of connections that a policy forbids when they stand already. `log_format` is text or json."""
 
     node_name: str
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
@@ -53,6 +62,8 @@ class AgentConfig:
     proc_sys: Path = Path("/proc/sys")
     set_aside: bool = False
     log_format: str = "text"
+    policy_enforce: str = "on"
+    policy_established: str = "keep"
 
     @property
     def spool(self) -> Path:
@@ -72,6 +83,9 @@ def load(path: Path = CONFIG_FILE, environment: Mapping[str, str] | None = None,
             settings = tomllib.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: {error}") from None
+    for name, inner in [(name, inner) for name, inner in settings.items() if isinstance(inner, dict)]:
+        del settings[name]  # `policy.enforce = "off"`: a table
+        settings |= {f"{name}_{part}": value for part, value in inner.items()}
     known = {field.name: field.type for field in fields(AgentConfig)}
     for name in settings:
         if name not in known:
@@ -83,8 +97,9 @@ def load(path: Path = CONFIG_FILE, environment: Mapping[str, str] | None = None,
     if not settings.get("node_name"):
         raise ConfigError("node_name is not set (agent.toml, PODWIRE_NODE_NAME or --node-name)")
     config = AgentConfig(**{name: _convert(name, str(known[name]), value) for name, value in settings.items()})
-    if config.log_format not in ("text", "json"):
-        raise ConfigError(f"log_format: neither text nor json: {config.log_format!r}")
+    for name, choices in _CHOICES.items():
+        if (value := getattr(config, name)) not in choices:
+            raise ConfigError(f"{name}: neither {' nor '.join(choices)}: {value!r}")
     return config
 
 

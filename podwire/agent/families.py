@@ -139,6 +139,39 @@ TABLE_REPAIRS = Family(
     ("table",),
 )
 
+POLICY_EVENT_TO_KERNEL = Family(
+    "podwire_policy_event_to_kernel_seconds",
+    HISTOGRAM,
+    "Time from the oldest API event of a batch that concerns policy until its consequences were in the kernel.",
+    (),
+    _SLOW,
+)
+POLICY_ERRORS = Family(
+    "podwire_policy_errors_total", COUNTER, "Times that policy could not be brought to the kernel as calculated."
+)
+POLICIES = Family(
+    "podwire_policies", GAUGE, "Policies known, by kind and whether they are honoured as written.", ("kind", "state")
+)
+POLICY_CLASSES = Family("podwire_policy_classes", GAUGE, "Peer classes: groups of addresses that no rule tells apart.")
+POLICY_ADDRESSES = Family(
+    "podwire_policy_addresses", GAUGE, "Addresses and ranges of addresses that rules tell apart.", ("kind",)
+)
+POLICY_TABLES = Family("podwire_policy_tables", GAUGE, "Verdict tables that pods of this node are under.")
+POLICY_ROWS = Family("podwire_policy_rows", GAUGE, "Rows of all verdict tables of this node.")
+POLICY_ENFORCED = Family(
+    "podwire_policy_enforced", GAUGE, "Whether network policy is enforced on this node (1) or not (0)."
+)
+POLICY_DENIED = Family(
+    "podwire_policy_denied_packets_total",
+    COUNTER,
+    "Packets of new connections that policy denied on this node, by direction as seen from its pod.",
+    ("direction",),
+)
+POLICY_LOGGED = Family("podwire_policy_logged_total", COUNTER, "Packets that Log rules of policies have logged.")
+POLICY_STAGED = Family(
+    "podwire_policy_staged_pods", GAUGE, "Pods of this node that staged policies would treat otherwise."
+)
+
 LOG_EVENTS = Family(
     "podwire_log_events_total",
     COUNTER,

@@ -18,7 +18,7 @@ import msgspec
 from podwire.agent import attachments, bridgewire, wiring
 from podwire.agent.admission import ENDPOINTS, Admission, speaker_of
 from podwire.agent.attachments import BRIDGE, CHAINED, READY, ROUTED, Attachment
-from podwire.agent.config import AgentConfig
+from podwire.agent.config import ON, AgentConfig
 from podwire.agent.extras import Extras
 from podwire.agent.floating import FloatingAddresses
 from podwire.agent.guard import Guard, endpoint_of
@@ -51,7 +51,8 @@ def look(config: AgentConfig, directories: Iterable[str] = ()) -> NodeSeen:
     folders = dict.fromkeys([HOST_LOCAL, *_data_dirs(config.conf_dir), *directories])
     return NodeSeen(
         node=config.node_name,
-        agent=_agent(config.health_port),
+        agent=(agent := _agent(config.health_port)),
+        policy=_policy(config, agent),
         config=_first_config(config.conf_dir),
         spooled=len(list(config.spool.glob("[!.]*"))),
         tunnel=_try(blind, "tunnel", lambda: _tunnel(sockets.route(), links), ""),
@@ -281,6 +282,16 @@ def _data_dirs(directory: Path) -> Iterator[str]:
             ipam = plugin.get("ipam") if isinstance(plugin, dict) else None
             if isinstance(ipam, dict) and ipam.get("type") == "host-local" and isinstance(ipam.get("dataDir"), str):
                 yield ipam["dataDir"]
+
+
+def _policy(config: AgentConfig, agent: str) -> str:
+    """Whether network policy is in force, as `NodeSeen.policy` says it."""
+    if config.policy_enforce != ON:
+        return f"off: policy.enforce = {config.policy_enforce}"
+    if agent == "not running":
+        return "stale: the agent is not running: what it last enforced stays, and nothing new is"
+    reasons = [part for part in agent.removeprefix("not ready: ").split("; ") if part.startswith("policy: ")]
+    return f"stale: {reasons[0].removeprefix('policy: ')}" if reasons else "enforced"
 
 
 def _agent(port: int) -> str:

@@ -23,6 +23,7 @@ from podwire.agent import (
     mtu,
     podevents,
     points,
+    policyengine,
     priority,
     process,
     recovery,
@@ -38,7 +39,7 @@ from podwire.agent.calls import Calls
 from podwire.agent.claimer import Claimer
 from podwire.agent.cnisocket import CniSocket
 from podwire.agent.collector import Collector
-from podwire.agent.config import AgentConfig
+from podwire.agent.config import ON, STRICT, AgentConfig
 from podwire.agent.countedapi import CountedApi
 from podwire.agent.datapath import NodeDatapath
 from podwire.agent.enrol import Enrolment, uplink
@@ -55,6 +56,11 @@ from podwire.agent.loop import Loop
 from podwire.agent.othernetworks import OtherNetworks
 from podwire.agent.podmarks import PodMarks
 from podwire.agent.pods import PodApi, Pods
+from podwire.agent.policyengine import PolicyEngine
+from podwire.agent.policyevents import PolicyEvents
+from podwire.agent.policygate import PolicyGate
+from podwire.agent.policylogs import PolicyLogs
+from podwire.agent.policyloop import PolicyLoop
 from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.repair import Repair
@@ -62,10 +68,12 @@ from podwire.agent.spool import Spool
 from podwire.agent.tunnel import TunnelSenders
 from podwire.agent.turns import Turns
 from podwire.agent.wiring import Sockets
+from podwire.calc.policy import PolicyCalc
 from podwire.calc.routes import RouteCalc
 from podwire.cni import build, install
 from podwire.cni.install import Places
 from podwire.cni.listing import Entry
+from podwire.cni.plan import PREFIX
 from podwire.ipam.claims import Allocator
 from podwire.ipam.layout import FoundApi
 from podwire.kernel import netlink, netns, reconcile
@@ -113,7 +121,12 @@ class Agent:
         self._sockets = Sockets()
         self._elector = duties.elector(api, config, config.node_name) if config.cluster_duties else None
         self._records = Attachments(config.attachments)
-        self._admission = Admission(Nft(), self._sockets.elements)
+        strict = config.policy_established == STRICT
+        enforced = config.policy_enforce == ON
+        self._policy_loop: PolicyLoop | None = None
+        self._policy = PolicyEngine(Nft(), self._sockets.elements, PREFIX, strict=strict) if enforced else None
+        self._gate = PolicyGate(self._policy, self._pods.exists, self._sockets.route, turns)
+        self._admission = Admission(Nft(), self._sockets.elements, self._gate)
         self._guard = Guard(Nft(), self._sockets.elements)
         self._files = Files()
         self._pod_cidr = kubenet.PodCidr(config.state_dir / "podcidr.json")
@@ -142,6 +155,7 @@ class Agent:
             pod_cidrs=self._pod_cidrs,
             guard=self._guard,
             files=self._files,
+            gate=self._gate,
         )
         self._attacher = Attacher(self._records, roletable.build(parts), self._claimer, self._sockets)
         self._spool = Spool(config.spool, self._attacher.serve)
@@ -172,11 +186,18 @@ class Agent:
             self._api, self._config.node_name, self._config.node_ip, loop, self.health, settings, self._open_attacher
         )
         debug = await dump.listen(self._looked_at(loop, calc, names, datapath))
+        events = PolicyEvents(self._api, self._config.node_name, lambda: self._elector is None or self._leads())
+        policy = self._policy_loop = self._follow_policy(events)
+        logs = PolicyLogs(policy.engine.logged, self.health.figures) if policy is not None else None
+        self._gate.knowledge = policy
+        self._gate.told(self._records.all())
         self.health.good("start")  # by now the others have said what they wait for
         running = asyncio.get_running_loop()
 
         def doubt() -> None:
             running.call_soon_threadsafe(loop.doubt)
+            if policy is not None:
+                running.call_soon_threadsafe(policy.doubt)
 
         repair = Repair(
             self._records,
@@ -194,6 +215,10 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(loop.run(), name="loop")
                 tasks.create_task(self._pods.run(), name="pods")
+                if policy is not None and logs is not None:
+                    tasks.create_task(policy.run(), name="policy")
+                    tasks.create_task(events.run(), name="policy-events")
+                    logs.start()
                 tasks.create_task(settings.run(), name="ipam-settings")
                 tasks.create_task(enrolment.run(), name="enrolment")
                 tasks.create_task(self._install(loop), name="install")
@@ -215,8 +240,15 @@ class Agent:
                 await debug.close()
             self._between.close()
             await asyncio.to_thread(repair.stop)
+            if logs is not None:
+                await asyncio.to_thread(logs.stop)
             await asyncio.to_thread(self._stop)
             logging.getLogger().removeHandler(self._recent)
+
+    def _follow_policy(self, events: PolicyEvents) -> PolicyLoop | None:
+        if self._policy is None:
+            return None
+        return PolicyLoop(self._api, PolicyCalc(), self._policy, self._config.node_name, self.health, events.tell)
 
     def _looked_at(self, loop: Loop, calc: RouteCalc, names: Names, datapath: NodeDatapath) -> dump.Parts:
         return dump.Parts(
@@ -243,6 +275,7 @@ class Agent:
             self._others.figures,
             scrape.kernel,
             lambda: scrape.watches(time.monotonic()),
+            lambda: scrape.policy(self._policy_loop),
             lambda: scrape.endpoints(self._records.all(), self._config.spool),
             lambda: scrape.pools(self._known_pools(), self._loop.fill) if self._loop is not None else (),
             lambda: scrape.blocks(self._known_pools(), self._allocator) if self._allocator is not None else (),
@@ -276,6 +309,9 @@ class Agent:
         self._complete = recovery.restore(
             self._records, self._sockets, self._admission, self._reaper, self._extras, self._boot
         )
+        self._gate.restore(self._records.all())
+        if self._policy is None:
+            policyengine.remove(Nft())
         self._guard.restore(self._records.all(), {link.name for link in self._sockets.route().links()})
         bridgerepair.clear(self._sockets.route(), self._records.all())
         self._reaper.start()

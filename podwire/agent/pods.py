@@ -102,6 +102,13 @@ class Pods:
         labels = {"kubernetes.io/metadata.name": request.namespace, **namespace.metadata.labels}
         return PodFacts(pod.metadata.annotations, namespace.metadata.annotations, labels)
 
+    def exists(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether the API has the pod (of that UID, if one is given). Raises CniError 11 when it does not answer."""
+        pod = self._pods.get((namespace, name))
+        if pod is None or (uid and pod.metadata.uid != uid):
+            pod = self._ask(PODS, name, namespace)
+        return bool(pod.metadata.name) and (not uid or pod.metadata.uid == uid)
+
     def _ask(self, gvr: GVR, name: str, namespace: str) -> Known:
         if self._loop is None:
             raise CniError(spec.TRY_AGAIN, "the agent is not ready", "it has not yet begun to watch pods")

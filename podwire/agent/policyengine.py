@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from podwire.agent.elements import OwnedElements, tell_repair
 from podwire.agent.policynames import Names, decisions
-from podwire.calc.verdicts import UNKNOWN, Governed, Pod, PolicyChanges, PolicyState
+from podwire.calc.verdicts import UNKNOWN, Governed, Pod, PolicyChanges, PolicyState, RuleRef
 from podwire.kernel import nfstructure
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.nfelements import Element, ElementSocket, SetName
@@ -74,7 +74,7 @@ class PolicyEngine:
         self._sockets = sockets
         self._prefix = prefix
         self._strict = strict
-        self._guard = threading.RLock()
+        self.guard = threading.RLock()
         self._held: Held | None = None  # None: in doubt
         self.names = Names()
         self._adopted = False
@@ -85,17 +85,18 @@ class PolicyEngine:
         self._ports = OwnedElements(nft_policy.BRIDGE, [nft_policy.PORTS], nft_policy.bridge, program, sockets)
         self._bridged = False
         self.in_force = False
+        self.on_doubt: Callable[[], None] = lambda: None  # somebody has to apply again
 
     # -- what calculation says --------------------------------------------------------------------------------------
 
     def doubt(self) -> None:
         """Somebody may have changed the table: the next `apply` reads it."""
-        with self._guard:
+        with self.guard:
             self._held = None
 
     def apply(self, state: PolicyState, changes: PolicyChanges) -> list[KernelError]:
         """Make it so; what failed. `state` must not change meanwhile."""
-        with self._guard:
+        with self.guard:
             try:
                 self._state = state
                 if self._held is None:
@@ -209,7 +210,7 @@ class PolicyEngine:
 
     def stock(self) -> None:
         """Make spare slots of the shapes in use, off the way of changes; remove those too many. Raises KernelError."""
-        with self._guard:
+        with self.guard:
             if self._held is None:
                 return
             slots = self.names.slots
@@ -224,6 +225,21 @@ class PolicyEngine:
                     self._program.run(nft_policy.without(spare[0]))
                     for name in spare.pop(0).maps():
                         self._held.pop(name, None)
+
+    def logged(self) -> dict[int, tuple[RuleRef, ...]]:
+        """Log rules by the number that the kernel says."""
+        return self.names.logs.rules
+
+    def denied(self) -> dict[str, int]:
+        """Packets denied so far, by direction. Nothing, when the kernel does not tell."""
+        found = {}
+        try:
+            for way, names in nft_policy.refused().items():
+                counts = (self._sockets().counters(_set(name)) for name in names)
+                found[str(way)] = sum(packets for each in counts for packets, _ in each.values())
+        except KernelError:
+            return {}
+        return found
 
     # -- what is there ----------------------------------------------------------------------------------------------
 
@@ -348,14 +364,14 @@ class PolicyEngine:
 
     def restore(self, bindings: Iterable[Binding]) -> None:
         """The pods that are wired when the agent starts."""
-        with self._guard:
+        with self.guard:
             self._bindings = {one.interface: one for one in bindings}
 
     @contextmanager
     def binding(self, one: Binding) -> Iterator[tuple[Elements, Elements]]:
         """Elements to delete and to add so that the pod is governed; the caller sends them, in its own transaction,
         before the end. Raises KernelError."""
-        with self._guard:
+        with self.guard:
             former = self._bindings.get(one.interface)
             self._bindings[one.interface] = one
             try:
@@ -369,6 +385,7 @@ class PolicyEngine:
                 else:
                     self._bindings[one.interface] = former
                 self._held = None
+                self.on_doubt()
                 raise
 
     def bind(self, one: Binding) -> None:
@@ -379,7 +396,7 @@ class PolicyEngine:
     @contextmanager
     def unbinding(self, interface: str) -> Iterator[tuple[Elements, Elements]]:
         """The opposite of `binding`. Raises KernelError."""
-        with self._guard:
+        with self.guard:
             one = self._bindings.pop(interface, None)
             if one is None:
                 yield {}, {}
@@ -390,7 +407,8 @@ class PolicyEngine:
                 with self._alone([one]) as elements:
                     yield elements
             except KernelError:
-                self._held = None  # somebody else took them: the next change looks
+                self._held = None  # somebody else took them
+                self.on_doubt()
                 raise
 
     def unbind(self, interface: str) -> None:
@@ -399,7 +417,7 @@ class PolicyEngine:
             self._sockets().update(drops=drops, puts=puts)
 
     def bound(self) -> dict[str, Binding]:
-        with self._guard:
+        with self.guard:
             return dict(self._bindings)
 
     def knows(self, pod: Pod) -> bool:
@@ -450,6 +468,13 @@ class PolicyEngine:
             )
             self._bridged = True
         self._ports.put(one.interface, frozenset({nft_policy.port_row(one.interface, one.mac)}))
+
+
+def remove(program: NftProgram) -> None:
+    """Policy is not enforced (any more). Raises KernelError."""
+    for table in (nft_policy.TABLE, nft_policy.BRIDGE):
+        if program.read(*table.split()) is not None:
+            program.run(f"delete table {table}\n")
 
 
 def _places(one: Binding, way: Direction) -> list[Where]:

@@ -20,6 +20,7 @@ from podwire.agent.ipamrole import Addresses
 from podwire.agent.kubenet import HOST_LOCAL
 from podwire.agent.loopbackrole import LoopbackRole
 from podwire.agent.pods import Pods
+from podwire.agent.policygate import PolicyGate
 from podwire.agent.portmaprole import PORTMAP, PortMap
 from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
@@ -50,6 +51,7 @@ class Parts:
     pod_cidrs: Callable[[], tuple[str, ...]]
     guard: Guard
     files: Files
+    gate: PolicyGate
 
 
 def build(parts: Parts) -> dict[str, Role]:
@@ -68,6 +70,7 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.readiness,
             parts.boot,
             parts.extras,
+            parts.gate,
             Features(config.floating_ips, config.source_prefixes),
             parts.files if config.ipam != HOST_LOCAL else None,
         ),
@@ -96,11 +99,19 @@ def build(parts: Parts) -> dict[str, Role]:
             parts.claimer,
             parts.files,
             parts.extras,
+            parts.gate,
             parts.boot,
             Features(config.floating_ips, config.source_prefixes),
         ),
         CHAINED: Chained(
-            parts.records, parts.sockets, parts.admission, parts.guard, parts.reaper, parts.extras, parts.boot
+            parts.records,
+            parts.sockets,
+            parts.admission,
+            parts.guard,
+            parts.reaper,
+            parts.extras,
+            parts.gate,
+            parts.boot,
         ),
         "host-local": HostLocalRole(parts.files),
         "loopback": LoopbackRole(),

@@ -26,6 +26,7 @@ from podwire.agent.files import Files
 from podwire.agent.kubenet import HOST_LOCAL
 from podwire.agent.pods import Pods
 from podwire.agent.points import reached
+from podwire.agent.policygate import PolicyGate
 from podwire.agent.readiness import Readiness
 from podwire.agent.reaper import Reaper
 from podwire.agent.wiring import Sockets
@@ -59,6 +60,7 @@ class Routed:
         readiness: Readiness,
         boot: Callable[[], str],
         extras: Extras,
+        gate: PolicyGate,
         features: Features,
         files: Files | None,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -74,6 +76,7 @@ class Routed:
         self._readiness = readiness
         self._boot = boot
         self._extras = extras
+        self._gate = gate
         self._features = features
         self._files = files
         self._entropy = entropy
@@ -109,6 +112,7 @@ class Routed:
             reached("extras")
             if record.sources:
                 self._open_sources(record)
+            self._gate.expect(done)
             self._admission.admit(speaker_of(done))
             reached("admitted")
             wire.await_carrier(self._sockets.route(), complete.host_name)

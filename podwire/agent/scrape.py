@@ -12,6 +12,7 @@ from podwire.agent.attachments import Attachment
 from podwire.agent.calls import Calls
 from podwire.agent.figures import Family, Sample
 from podwire.agent.health import Health
+from podwire.agent.policyloop import PolicyLoop
 from podwire.ipam.claims import Allocator
 from podwire.ipam.fill import Fill
 from podwire.kernel import netlink, reconcile
@@ -65,6 +66,26 @@ def endpoints(records: Iterable[Attachment], spool: Path) -> Iterator[Sample]:
         yield families.ENDPOINTS, (role, state), number
     names = os.listdir(spool) if spool.exists() else []  # noqa: PTH208 (names are wanted)
     yield families.SPOOL, (), sum(not name.startswith(".") for name in names)
+
+
+def policy(loop: PolicyLoop | None) -> Iterator[Sample]:
+    """Of policy; `loop` is None where it is not enforced."""
+    yield families.POLICY_ENFORCED, (), float(loop is not None and loop.engine.in_force)
+    if loop is None:
+        return
+    state = loop.calc.state
+    for (kind, state_of), number in sorted(loop.policies().items()):
+        yield families.POLICIES, (kind, state_of), number
+    addresses, ranges = list(state.addresses.values()), list(state.ranges.values())
+    yield families.POLICY_CLASSES, (), len({*addresses, *ranges})
+    yield families.POLICY_ADDRESSES, ("address",), len(addresses)
+    yield families.POLICY_ADDRESSES, ("range",), len(ranges)
+    tables = list(state.tables.values())
+    yield families.POLICY_TABLES, (), len(tables)
+    yield families.POLICY_ROWS, (), sum(len(stage.rows) for table in tables for stage in table.stages)
+    yield families.POLICY_STAGED, (), len(state.staged)
+    for direction, number in sorted(loop.engine.denied().items()):
+        yield families.POLICY_DENIED, (direction,), number
 
 
 def pools(known: Iterable[IPPool], fill: Fill) -> Iterator[Sample]:

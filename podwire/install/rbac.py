@@ -11,9 +11,11 @@ from typing import Any
 
 from podwire.install.options import AGENT, CONTROLLER, NODE_GROUP, Options
 from podwire.ipam.layout import CLASSIC, NATIVE, stored_gvr
+from podwire.model import policykinds
 from podwire.model.gvr import (
     BLOCKAFFINITIES,
     CRDS,
+    ENDPOINTSLICES,
     EVENTS,
     GVR,
     IPAMBLOCKS,
@@ -25,6 +27,7 @@ from podwire.model.gvr import (
     NAMESPACES,
     NODES,
     PODS,
+    SERVICEACCOUNTS,
 )
 
 Object = dict[str, Any]
@@ -56,12 +59,21 @@ GRANTS = (
     Grant(IPAMBLOCKS, (*READ, "create", "update", "delete"), "assign and release; routes to others' blocks"),
     Grant(BLOCKAFFINITIES, ("get", "list", "create", "update", "delete"), "claim blocks for its node, give them back"),
     Grant(IPAMHANDLES, ("get", "list", "create", "update", "delete"), "which blocks hold a pod's addresses"),
-    Grant(
-        CRDS,
-        ("get",),
-        "which of Calico's two storage layouts the cluster has",
-        tuple(f"{IPAMBLOCKS.plural}.{group}" for group in (NATIVE, CLASSIC)),
+    Grant(SERVICEACCOUNTS, ("list", "watch"), "labels by which policies choose pods"),
+    Grant(ENDPOINTSLICES, ("list", "watch"), "pods that policies name by their Service"),
+    *(
+        Grant(kind, ("list", "watch"), "network policy, and what it speaks of")
+        for kind in (each.gvr for each in policykinds.BY_API.values())
     ),
+    Grant(CRDS, READ, "which kinds of policies, and which of Calico's two storage layouts, the cluster has"),
+)
+
+
+_LAYOUT = Grant(
+    CRDS,
+    ("get",),
+    "which of Calico's two storage layouts the cluster has",
+    tuple(f"{IPAMBLOCKS.plural}.{group}" for group in (NATIVE, CLASSIC)),
 )
 
 
@@ -73,7 +85,7 @@ CONTROLLER_GRANTS = (
     Grant(IPAMHANDLES, ("get", "list", "create", "update", "delete"), "forget handles that hold nothing"),
     Grant(IPPOOLS, ("list",), "where addresses come from"),
     Grant(IPAMCONFIGS, ("get",), "rules of address assignment"),
-    GRANTS[-1],
+    _LAYOUT,
 )
 LEASE_GRANTS = (
     Grant(LEASES, ("create",), "be a candidate"),

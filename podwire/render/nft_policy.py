@@ -179,6 +179,11 @@ MAPS = (*_MAPS, *_SETS)
 """Maps and sets whose elements the engine writes, beside those of slots."""
 
 
+def refused() -> dict[Direction, list[str]]:
+    """Sets that count what was denied, by the pod's address."""
+    return {way: [name for name in _REFUSED if f"_{word}" in name] for way, word in _WAYS.items()}
+
+
 def _classes(end: str) -> list[str]:
     none = "meta priority none "
     return [

@@ -23,10 +23,11 @@ UNITS = {
     "seconds", "bytes", "leader", "info", "ready", "calls", "endpoints", "addresses", "blocks", "errors", "conflicts",
     "updates", "lists", "resumes", "failures", "applies", "writes", "changes", "reads", "repairs", "events", "fds",
     "configurations",
+    "policies", "classes", "tables", "rows", "enforced", "packets", "logged", "pods",
 }  # fmt: skip
 BOUNDED = {
     "part", "version", "python", "kernel", "verb", "role", "code", "state", "pool", "resource", "status", "kind",
-    "table", "change", "event", "level",
+    "table", "change", "event", "level", "direction",
 }  # fmt: skip
 ADDED = {"node", "job", "instance", "le"}  # by Prometheus, or by scrape.yaml
 WORDS = {

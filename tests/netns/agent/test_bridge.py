@@ -125,9 +125,9 @@ def test_nobody_speaks_for_another(world: Any, shape: dict[str, Any]) -> None:
 
     def ip(source: str, target: str) -> bytes:
         ends = socket.inet_aton(source) + socket.inet_aton(target)
-        total = sum(struct.unpack(">10H", struct.pack(">BBHHHBBH", 0x45, 0, 28, 1, 0, 64, 17, 0) + ends))
+        total = sum(struct.unpack(">10H", struct.pack(">BBHHHBBH", 0x45, 0, 28, 1, 0, 64, 253, 0) + ends))
         check = 0xFFFF - (total + (total >> 16) & 0xFFFF)
-        return struct.pack(">BBHHHBBH", 0x45, 0, 28, 1, 0, 64, 17, check) + ends
+        return struct.pack(">BBHHHBBH", 0x45, 0, 28, 1, 0, 64, 253, check) + ends
 
     honest = frame(other, mac, 0x0800, ip(address(a), address(b)))
     assert sees(frame(other, mac, 0x0806, arp(1, mac, address(a), address(b))))

@@ -7,17 +7,26 @@ from pathlib import Path
 
 from podwire.install.rbac import CONTROLLER_GRANTS, GRANTS, LEASE_GRANTS
 from podwire.model import gvr as kinds
+from podwire.model import policykinds
 from podwire.model.gvr import GVR
 
 ROOT = Path(__file__).parents[3] / "podwire"
 VERBS = {"get": ("get",), "list": ("list",), "create": ("create",), "update": ("update",), "patch": ("patch",),
          "delete": ("delete",), "watch": ("list", "watch")}  # fmt: skip
 BY_NAME = {name: value for name, value in vars(kinds).items() if isinstance(value, GVR)}
+BY_KIND = {value: name for name, value in BY_NAME.items()}
 
 # Kinds that reach a call by an argument: (page, the kinds it is called with there).
 THROUGH = {
     "agent/loop.py": {("watch", "NODES"), ("watch", "IPPOOLS"), ("watch", "IPAMBLOCKS")},
     "agent/pods.py": {("watch", "PODS"), ("watch", "NAMESPACES"), ("get", "PODS"), ("get", "NAMESPACES")},
+    "agent/policyloop.py": {
+        ("watch", BY_KIND[kind])
+        for kind in (
+            *(kinds.CRDS, kinds.NAMESPACES, kinds.SERVICEACCOUNTS, kinds.NODES, kinds.ENDPOINTSLICES, kinds.PODS),
+            *(each.gvr for each in (*policykinds.KINDS, policykinds.TIER, *policykinds.SETS)),
+        )
+    },
     "agent/collector.py": {("get", "PODS"), ("get", "NODES")},
     "ipam/stored.py": {("delete", "IPAMBLOCKS"), ("delete", "BLOCKAFFINITIES")},
     # layout and countedapi pass on what others ask; of its own, layout asks for the definitions

@@ -196,7 +196,7 @@ def test_the_selector_of_a_daemon_set_does_not_change_with_the_version() -> None
 
 
 def test_names_of_grants_reach_the_role() -> None:
-    (rule,) = [rule for rule in rbac.rules(rbac.GRANTS, classic=False) if "resourceNames" in rule]
+    (rule,) = [rule for rule in rbac.rules(rbac.CONTROLLER_GRANTS, classic=False) if "resourceNames" in rule]
     assert rule["resourceNames"] == ["ipamblocks.projectcalico.org", "ipamblocks.crd.projectcalico.org"]
     groups = {rule["apiGroups"][0] for rule in rbac.rules(rbac.GRANTS, classic=True)}
     assert "crd.projectcalico.org" in groups and "projectcalico.org" not in groups
