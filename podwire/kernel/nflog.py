@@ -41,8 +41,13 @@ class LogSocket(NetlinkSocket):
         super().__init__(NETLINK_NETFILTER)
         head = _NFGENMSG.pack(0, 0, group)
         mode = struct.pack(">IBB", size, _COPY_PACKET, 0)
-        for body in (attribute(_CFG_CMD, struct.pack("B", _BIND)), attribute(_CFG_MODE, mode)):
-            self.change(Message(f"listen to log group {group}", _CONFIG, 0, head + body))
+        bodies = attribute(_CFG_CMD, struct.pack("B", _BIND)), attribute(_CFG_MODE, mode)
+        # nothing of the node is changed by that: it does not count as a write
+        for error in self._exchange(
+            [Message(f"listen to log group {group}", _CONFIG, 0, head + body) for body in bodies]
+        ):
+            if error is not None:
+                raise error
 
     def packets(self) -> Iterator[Logged]:
         """Those of the next datagram; waits for it. Raises OSError ENOBUFS when the kernel dropped some."""
