@@ -1,0 +1,111 @@
+"""The seeds' network policies on a real lab: allow-frontend, and the default deny of the networking lab's step 6.
+
+Where a seed goes by a Service's name, these go by the pod's address.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
+from kubectl import Kubectl, eventually, lab
+from pods import namespace, pod, ready
+
+pytestmark = pytest.mark.timeout(240)
+ALLOW_FRONTEND = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: allow-frontend
+spec:
+  podSelector:
+    matchLabels:
+      app: frontend
+  ingress:
+  - from:
+    - podSelector:
+        matchLabels:
+          app: backend
+"""
+DENY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: web-deny-ingress
+spec:
+  podSelector:
+    matchLabels:
+      app: web
+  policyTypes: ["Ingress"]   # selects web Pods for Ingress -> default-deny ingress
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
+    with lab(tmp_path_factory.mktemp("policy"), "policy") as kubectl:
+        yield kubectl
+
+
+@pytest.fixture
+def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    with namespace(cluster, re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")) as own:
+        yield own
+
+
+def server(name: str, app: str) -> dict[str, Any]:
+    made = pod(name, image="nginx:1.27")
+    made["metadata"]["labels"]["app"] = app
+    return made
+
+
+def code(kubectl: Kubectl, client: str, server: str) -> str:
+    """What curl gets from a pod: an HTTP status, or 000 for nothing in a second."""
+    address = kubectl.object("pod", server)["status"]["podIP"]
+    words = ("curl", "-s", "--max-time", "1", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}")
+    return kubectl.run("exec", client, "--", *words, check=False).strip()
+
+
+def test_allow_frontend(kubectl: Kubectl) -> None:
+    """Backends reach the frontend, nobody else does; the others stay as open as they were."""
+    client = {"image": "curlimages/curl"}
+    kubectl.apply(server("frontend", "frontend"), server("other", "other"))
+    kubectl.apply(pod("backend", "sleep", "3600", **client), pod("stranger", "sleep", "3600", **client))
+    ready(kubectl, "frontend", "other", "backend", "stranger")
+    eventually(lambda: code(kubectl, "stranger", "frontend") == "200")
+    kubectl.run("apply", "-f", "-", stdin=ALLOW_FRONTEND)
+    eventually(lambda: code(kubectl, "stranger", "frontend") == "000")
+    assert code(kubectl, "backend", "frontend") == "200"
+    assert code(kubectl, "stranger", "other") == "200"
+    assert code(kubectl, "frontend", "other") == "200"
+    kubectl.run("label", "pod", "stranger", "app=backend", "--overwrite")
+    eventually(lambda: code(kubectl, "stranger", "frontend") == "200")
+    kubectl.run("label", "pod", "stranger", "app=stranger", "--overwrite")
+    eventually(lambda: code(kubectl, "stranger", "frontend") == "000")
+    kubectl.run("delete", "networkpolicy", "allow-frontend")
+    eventually(lambda: code(kubectl, "stranger", "frontend") == "200")
+
+
+def test_a_default_deny_blocks_and_ends_with_its_deletion(kubectl: Kubectl) -> None:
+    kubectl.apply(
+        server("web-1", "web"), server("web-2", "web"), pod("client", "sleep", "3600", image="curlimages/curl")
+    )
+    ready(kubectl, "web-1", "web-2", "client")
+    for name in ("web-1", "web-2"):
+        eventually(lambda name=name: code(kubectl, "client", name) == "200")
+    kubectl.run("apply", "-f", "-", stdin=DENY)
+    for name in ("web-1", "web-2"):
+        eventually(lambda name=name: code(kubectl, "client", name) == "000")
+    assert code(kubectl, "web-1", "web-2") == "000"
+    # a pod that comes later is closed from its first moment on
+    kubectl.apply(server("web-3", "web"))
+    ready(kubectl, "web-3")
+    assert code(kubectl, "client", "web-3") == "000"
+    kubectl.run("delete", "networkpolicy", "web-deny-ingress")
+    for name in ("web-1", "web-2", "web-3"):
+        eventually(lambda name=name: code(kubectl, "client", name) == "200")
