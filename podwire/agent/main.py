@@ -400,8 +400,9 @@ class Agent:
 
     async def _make_way(self) -> None:
         """Other networks' configurations, once ours is there."""
+        since = install.listed_at(self._places())
         await self._installed.wait()
-        await self._others.make_way()
+        await self._others.make_way(since)
         await self._others.run()
 
     async def _see_pod_cidr(self, node: Node | None) -> None:

@@ -41,10 +41,11 @@ class OtherNetworks:
         self.yields = False
         """Whether another network uses the names of our kernel state."""
 
-    async def make_way(self) -> None:
-        """What cannot be renamed stays a rival, and `look` tells it."""
+    async def make_way(self, since: float | None = None) -> None:
+        """`since` is when our configuration appeared, if that was before this agent's time. What cannot be renamed, or
+        is younger, stays a rival, and `look` tells it."""
         try:
-            found = await asyncio.to_thread(install.set_aside, self._places)
+            found = await asyncio.to_thread(install.set_aside, self._places, since)
         except OSError as error:
             log.error("other cni configuration cannot be renamed error=%s", error)
             return

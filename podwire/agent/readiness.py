@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from podwire.agent.claimer import Claimer
 from podwire.agent.health import Health
+from podwire.agent.othernetworks import PART as OTHER_NETWORK
 from podwire.cni import spec
 from podwire.cni.spec import CniError
 from podwire.model.ippool import IPPool
@@ -24,8 +25,9 @@ class Readiness:
 
     def check(self) -> None:
         """All but addresses. Raises CniError: 51 when the datapath is damaged, so that running pods suffer too, else
-        50."""
-        reasons = dict(self._health.reasons)
+        50. Another network's configuration beside ours keeps no pod from starting: a node that turned NotReady for it
+        would lose its pods to somebody's mistake."""
+        reasons = {part: why for part, why in self._health.reasons.items() if part != OTHER_NETWORK}
         if why := reasons.get("datapath"):
             raise CniError(spec.LIMITED, "the node's datapath is damaged", why)
         if reasons:

@@ -131,11 +131,25 @@ def _text(wiring: str, mtu: int, subnets: tuple[str, ...], chained: str | None, 
 @cni.command()
 @click.option("--wait", type=click.IntRange(0), default=0, metavar="SECONDS", help="Wait for the last attachment.")
 @click.option("--force", is_flag=True, help="Remove the executables though attachments are left.")
+@click.option(
+    "--clean", is_flag=False, flag_value="unused", metavar="[all]",
+    help="Also what the kernel and the state folder hold of Podwire's, unless pods still use it. `all`: even then; they"
+    " lose their network.",
+)  # fmt: skip
 @click.option("--hold", is_flag=True, help="Then wait for SIGTERM: for pods that do this on every node.")
+@click.option("--tell", type=Path, metavar="FILE", help="Write what --clean had to leave to FILE, and exit with 0.")
 @places_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 def uninstall(
-    wait: int, force: bool, hold: bool, conf_dir: Path, bin_dir: Path, state_dir: Path, dry_run: bool
+    wait: int,
+    force: bool,
+    clean: str | None,
+    hold: bool,
+    tell: Path | None,
+    conf_dir: Path,
+    bin_dir: Path,
+    state_dir: Path,
+    dry_run: bool,
 ) -> None:
     """Remove the files again, in the order that ends the node's network cleanly; other plugins' files stay.
 
@@ -144,9 +158,12 @@ def uninstall(
     with exit code 1, while attachments are left. Drain the node and call again; or --wait; or --force, after which pods
     that end hang in Terminating until a plugin is there again.
 
+    --clean is for a node whose agent has ended: pods' host ends, the tunnel's device, routes, tables and the agent's
+    records go, as if the node had booted anew.
+
     \b
     podwire cni uninstall
-    kubectl drain NODE --ignore-daemonsets && podwire cni uninstall --wait 60
+    kubectl drain NODE --ignore-daemonsets && podwire cni uninstall --wait 60 --clean
     """
     import signal
     import sys
@@ -154,6 +171,8 @@ def uninstall(
 
     from podwire.cni import install as page
 
+    if clean not in (None, "unused", "all"):
+        raise click.UsageError(f"--clean {clean}: neither alone nor with `all`")
     places = _places(conf_dir, bin_dir, state_dir)
     first, _ = page.plan_uninstall(places)
     _do(first, places, dry_run, "removed")
@@ -171,9 +190,40 @@ def uninstall(
     _do(rest, places, dry_run, "removed")
     for path in rest.foreign:
         click.echo(f"left alone: {path} is not Podwire's", err=True)
+    if clean is not None and (why := _clean(places, dry_run, everything=clean == "all")):
+        click.echo(why, err=True)
+        if tell is None:
+            raise SystemExit(1)
+        tell.write_text(why)
     if hold:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         signal.pause()
+
+
+def _clean(places: Places, dry_run: bool, *, everything: bool) -> str:
+    """Why nothing of it was done; empty when it was."""
+    from podwire.agent import wipe
+    from podwire.kernel.links import RouteSocket
+    from podwire.kernel.netlink import KernelError
+
+    try:
+        with RouteSocket() as socket:
+            used = wipe.users(places, socket)
+            if used and not everything:
+                named = ", ".join(used[:5]) + (" …" if len(used) > 5 else "")
+                return (
+                    f"{len(used)} pods still use Podwire's wiring ({named}): end or restart them and clean again, or"
+                    " --clean all, which takes their network away"
+                )
+            for what in () if dry_run else wipe.wipe(places, socket):
+                click.echo(f"removed {what}")
+            if dry_run:
+                click.echo("would remove pods' host ends, bridges, the tunnel, routes, tables and records")
+    except wipe.WipeError as error:
+        return str(error)
+    except (KernelError, OSError) as error:
+        raise click.ClickException(f"cleaning this node: {error}") from error
+    return ""
 
 
 @cni.command("list")

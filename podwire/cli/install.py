@@ -78,23 +78,39 @@ def install(
 @click.option("--values", type=Path, metavar="FILE", help="The same as a YAML file; --set wins.")
 @click.option("--timeout", type=click.IntRange(1), default=300, show_default=True, help="Seconds to wait for nodes.")
 @click.option("--purge", is_flag=True, help="Also the resource kinds, with every pool and address stored under them.")
+@click.option(
+    "--clean", is_flag=False, flag_value="unused", metavar="[all]",
+    help="Also what nodes' kernels have of Podwire's, where no pod uses it any more. `all`: everywhere; pods that run"
+    " lose their network.",
+)  # fmt: skip
 @cluster_options
 def uninstall(
-    pairs: tuple[str, ...], values: Path | None, timeout: int, purge: bool, kubeconfig: str, context: str
+    pairs: tuple[str, ...],
+    values: Path | None,
+    timeout: int,
+    purge: bool,
+    clean: str | None,
+    kubeconfig: str,
+    context: str,
 ) -> None:
     """Take Podwire off a cluster: agents, then each node's CNI files, then rights and settings.
 
-    Nodes turn NotReady, or another network's as it was before. Pods that run keep their network until they end or their
-    node boots anew; drain nodes beforehand for a clean change. The pools and addresses on the API stay (--purge).
+    Nodes turn NotReady, or another network's as it was before. Pods that run keep their network until they end; when
+    all of them have been made anew on another network (or were drained before), --clean removes what is left in the
+    nodes' kernels, which otherwise a boot does. The pools and addresses on the API stay (--purge).
 
-    
+    \b
     podwire uninstall
+    podwire uninstall --clean --set image=registry.example.org/podwire:0.1.0     later, when the pods are new
+    podwire uninstall --purge --clean all                                        all of it, at once
     """
     from podwire.cli.connect import target
     from podwire.install import remove as page
     from podwire.install.options import OptionError, check
     from podwire.kube.client import Client
 
+    if clean not in (None, "unused", "all"):
+        raise click.UsageError(f"--clean {clean}: neither alone nor with `all`")
     try:
         options = _options(pairs, values)
         check(options)
@@ -105,7 +121,7 @@ def uninstall(
     async def work() -> None:
         client = Client(found.cluster, user_agent="podwire-uninstall")
         try:
-            await page.remove(client, options, click.echo, timeout, purge=purge)
+            await page.remove(client, options, click.echo, timeout, purge=purge, clean=clean or "")
         finally:
             await client.close()
 

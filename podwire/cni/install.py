@@ -269,9 +269,18 @@ def _is_deleted(record: bytes) -> bool:
         return False
 
 
-def set_aside(places: Places) -> list[Path]:
-    """Rename the configurations of others, so that no runtime reads them; which they were. Raises OSError."""
-    found = rivals(places)
+def listed_at(places: Places) -> float | None:
+    """When our configuration appeared (seconds, as st_ctime); None when it is not there."""
+    try:
+        return places.listing.lstat().st_ctime
+    except OSError:
+        return None
+
+
+def set_aside(places: Places, since: float | None = None) -> list[Path]:
+    """Rename the configurations of others, so that no runtime reads them; which they were. One that appeared after
+    `since`, when ours had been there already, was not left by a former network, and stays. Raises OSError."""
+    found = [path for path in rivals(places) if since is None or path.lstat().st_ctime <= since]
     for path in found:
         path.rename(path.with_name(path.name + _ASIDE))
     return found

@@ -101,8 +101,23 @@ async def classic(api: Api) -> bool:
     return await is_classic(api)
 
 
+async def _can_confine(api: Api) -> None:
+    """Nothing is begun where it could not be finished. Raises InstallError, ApiError."""
+    try:
+        await api.list(KINDS["ValidatingAdmissionPolicy"])
+    except ApiError as error:
+        if not error.not_found:
+            raise
+        raise InstallError(
+            "this API server has no ValidatingAdmissionPolicies, without which a node's agent could not be confined to"
+            " its node: Kubernetes before 1.30 cannot have Podwire, and the lab's own API server has it already"
+            " (`podwire lab up --kubernetes --network none` gives a cluster to install on)"
+        ) from None
+
+
 async def apply(api: Api, options: Options, say: Say) -> None:
-    """All but waiting for the agents. Raises ApiError, InstallError."""
+    """All but waiting for the agents. Raises ApiError, InstallError; it may be called again then."""
+    await _can_confine(api)
     kinds = manifests.kinds(options)
     for crd in kinds:
         await _put(api, crd)

@@ -49,6 +49,12 @@ def read(family: str, table: str) -> str | None:
         raise
 
 
+def tables() -> list[tuple[str, str]]:
+    """Family and name of every table of this network namespace. Raises NftError."""
+    words = (line.split() for line in _call(["list", "tables"], "").splitlines())
+    return [(family, name) for _, family, name in words]
+
+
 def version() -> str:
     """What `nft --version` says. Raises NftError."""
     return _call(["--version"], "").strip()

@@ -172,6 +172,15 @@ def test_a_udp_port_of_the_host_leads_to_the_node(lab: Lab) -> None:
     assert answers == [b"call 0", b"call 1"]
 
 
+@pytest.mark.embedded_only("a genuine API server has admission policies")
+def test_it_does_not_install_itself_upon_itself(lab: Lab) -> None:
+    """The lab's API server could not confine the agents: said before anything is done, with the way out."""
+    before = lab.kubectl("get", "crds,clusterroles", "-o", "name")
+    done = subprocess.run([PODWIRE, "install"], env=lab.env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "podwire lab up --kubernetes --network none" in done.stderr, done.stderr
+    assert lab.kubectl("get", "crds,clusterroles", "-o", "name") == before
+
+
 def ready(lab: Lab, node: str) -> tuple[str, str]:
     found = json.loads(lab.kubectl("get", "node", node, "-o", "json"))["status"]["conditions"]
     condition = next(one for one in found if one["type"] == "Ready")
