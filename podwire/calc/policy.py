@@ -16,10 +16,11 @@ from typing import NamedTuple, TypeVar
 from podwire.calc.classes import Classes
 from podwire.calc.clauses import EVERYBODY, Asked, Clause, Port, Service, Who, asked, clauses
 from podwire.calc.governing import Governing, Subject
+from podwire.calc.layout import Tiers
 from podwire.calc.peers import Group, GroupKey, Labels, Peerage, Slice
 from podwire.calc.plans import Inside
 from podwire.calc.prefixes import Marks
-from podwire.calc.tables import TableKey, Tables, Tiers
+from podwire.calc.tables import TableKey, Tables
 from podwire.calc.verdicts import UNKNOWN, Governed, Pod, PolicyChanges, PolicyState, Range
 from podwire.model.address import AddressError, format_ip, parse_ip
 from podwire.model.endpointslice import EndpointSlice

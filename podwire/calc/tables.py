@@ -7,20 +7,20 @@ table is a new one under a new number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from podwire.calc.classes import Classes
-from podwire.calc.clauses import Clause, Named, Ports, Service, source_edges, source_protocols
+from podwire.calc.clauses import Clause, Named, Ports, Service, Who, source_edges, source_protocols
+from podwire.calc.layout import Tiers, plan
 from podwire.calc.numbers import Numbers
 from podwire.calc.peers import Peerage
-from podwire.calc.plans import Inside, Plan, plan
+from podwire.calc.plans import Inside, Plan
 from podwire.calc.verdicts import UNKNOWN, WHOLE, Decision, Match, Stage, Table
-from podwire.model.policy import Direction, PolicyKey, Tier
+from podwire.model.policy import Direction, PolicyKey
 
 LARGEST = 65_535
 
-Tiers = Sequence[tuple[Tier, Sequence[Clause]]]
 Touched = dict[int, set[tuple[int, Match]]]
 
 
@@ -132,7 +132,7 @@ class Tables:
 
     def _compile(self, tiers: Tiers, key: TableKey) -> _Program:
         """A program without a number."""
-        main = self._program(key, plan(tiers, key.inside, self._peers.mark, None))
+        main = self._program(key, plan(tiers, key.inside, self._peers.mark, self._count, None))
         clauses = [clause for _, each in tiers for clause in each if _by_source(clause)]
         if clauses:
             self._by_source_port(main, clauses, tiers, key)
@@ -156,6 +156,14 @@ class Tables:
             keys.append(of_class)
         return _Program(0, made, Table(key.direction, tuple(stages), made.default), keys)
 
+    def _count(self, who: Who) -> tuple[int, int]:
+        """How many classes somebody is, and how many there are."""
+        marks = self._classes.marks
+        if not who.each:
+            return sum(who.fits(each) for each in marks.values()), len(marks)
+        some = {number for mark in min(who.each, key=len) for number in self._classes.of(mark)}
+        return sum(who.fits(marks[number]) for number in some), len(marks)
+
     def _by_source_port(self, main: _Program, clauses: list[Clause], tiers: Tiers, key: TableKey) -> None:
         """Add a part for every stretch of source ports that is judged otherwise than packets without ports."""
         main.names = self._named(port.name for clause in clauses for port in clause.names_of_source())
@@ -174,7 +182,7 @@ class Tables:
             seen = view(first)
             if seen not in views:
                 views[seen] = len(main.parts)
-                main.parts.append(self._program(key, plan(tiers, key.inside, self._peers.mark, first)))
+                main.parts.append(self._program(key, plan(tiers, key.inside, self._peers.mark, self._count, first)))
             place = views[seen]
             if place >= 0 and found and found[-1][1] == first - 1 and found[-1][2] == place:
                 found[-1] = (found[-1][0], after - 1, place)

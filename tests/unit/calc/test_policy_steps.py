@@ -182,4 +182,4 @@ class Steps(RuleBasedStateMachine):
 
 TestSteps = Steps.TestCase
 # Worlds come from seeds: there is nothing to shrink but the steps, and that takes minutes.
-TestSteps.settings = settings(max_examples=60, stateful_step_count=25, phases=(Phase.explicit, Phase.generate))
+TestSteps.settings = settings(max_examples=40, stateful_step_count=20, phases=(Phase.explicit, Phase.generate))
