@@ -154,8 +154,11 @@ def _some(names: tuple[str, ...], count: int) -> str:
 
 def _example(one: Example) -> list[str]:
     port = f":{one.port}" if one.protocol not in _ICMP and one.port else ""
-    target = f"[{one.destination_address}]" if port and ":" in one.destination_address else one.destination_address
-    lines = [f"  e.g. {one.source_address} → {target}{port}/{one.protocol}"]
+    source, destination = (
+        name if name == address else f"{name} ({address})"
+        for name, address in ((one.source, one.source_address), (one.destination, one.destination_address))
+    )
+    lines = [f"  e.g. {source} → {destination}{port}/{one.protocol}"]
     lines += [f"       {_side(name, side)}" for name, side in (("before:", one.old), ("after: ", one.new))]
     if not one.confirmed:
         lines.append("       the oracle does not confirm this: please report it as a bug of Podwire")

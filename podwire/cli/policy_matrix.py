@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 
 import click
 
@@ -86,11 +87,11 @@ def _rows(matrix: Matrix, crowds: list[Crowd], *, grouped: bool) -> Iterator[dic
 
 def _stream(rows: Iterator[dict[str, object]]) -> None:
     """JSON as it comes: there may be millions."""
-    begun = False
-    for row in rows:
-        click.echo(("[\n  " if not begun else ",\n  ") + json.dumps(row), nl=False)
-        begun = True
-    click.echo("\n]" if begun else "[]")
+    lead = "[\n  "
+    while chunk := list(islice(rows, 5_000)):
+        click.echo(lead + ",\n  ".join(map(json.dumps, chunk)), nl=False)
+        lead = ",\n  "
+    click.echo("\n]" if lead[0] == "," else "[]")
 
 
 def table(matrix: Matrix, crowds: list[Crowd]) -> str:

@@ -81,7 +81,7 @@ def told(results: list[Result]) -> str:
         if one.passed:
             lines.append(f"{click.style('ok', fg='green')}     {one.name}")
             continue
-        word = click.style("ERROR" if one.error else "FAILED", fg="red", bold=True)
-        lines += [f"{word} {one.name}   {one.where}", f"       expected {one.expect}: {one.problem}"]
+        word = click.style("ERROR " if one.error else "FAILED", fg="red", bold=True)
+        lines += [f"{word} {one.name}   {one.where}", f"       {one.problem}"]
     failed = sum(not one.passed for one in results)
     return "\n".join([*lines, "", f"{number(len(results), 'test')}, {failed} failed"])

@@ -4,7 +4,7 @@
     - name: the frontend reaches the API
       from: shop/frontend            # or a list; as in `podwire policy can`
       to: shop/api                   # or a list, or svc/shop/api
-      port: 8080                     # a number or a name; or `ports: [8080, 9090/UDP]`
+      port: 8080                     # a number or a name; or `ports: [8080, 9090/UDP, ICMP]`
       protocol: TCP                  # TCP if not said
       expect: allow                  # or deny
       by: NetworkPolicy shop/api     # optional: who must decide; `none`: nobody
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from podwire.observe.manifests import Manifest, ManifestError
-from podwire.observe.policyquestions import Answer, Asked, QuestionError, Said, ask
+from podwire.observe.policyquestions import ECHO, Answer, Asked, QuestionError, Said, ask
 
 ALLOW, DENY = "allow", "deny"
 KEYS = ("name", "from", "to", "port", "ports", "protocol", "expect", "by")
@@ -87,15 +87,18 @@ def _cases(document: Manifest, path: str, entry: Any) -> Iterator[Case]:
     if "port" in entry and "ports" in entry:
         raise _wrong(document, f"{path}.ports", "port and ports", "Write one of them")
     protocol = str(entry.get("protocol") or "")
+    several = any(isinstance(entry.get(key), list) and len(entry[key]) > 1 for key in ("from", "to", "ports"))
     ports = [str(port) for port in _list(entry.get("ports", entry.get("port")))]
     for source in _list(entry["from"]):
         for to in _list(entry["to"]):
             whom = f"[{to}]" if str(to).count(":") > 1 and not str(to).startswith("[") else str(to)
             for port in ports or [""]:
-                number, _, own = port.partition("/")
+                number, _, own = ("", "", port) if port.upper() in ECHO else port.partition("/")
                 word = own or protocol
                 target = whom + (f":{number}" if number else "") + (f"/{word}" if word else "")
                 name = str(entry.get("name") or f"{source} → {target}: {entry['expect']}")
+                if entry.get("name") and several:
+                    name += f" ({source} → {target})"
                 where = document.where(path)
                 yield Case(name, str(source), target, entry["expect"], str(entry.get("by") or ""), where)
 
@@ -131,7 +134,7 @@ def _problem(case: Case, one: Answer) -> str:
     wanted = "" if case.by == NOBODY else case.by
     if case.by and not any(_named(wanted, side) for side in (one.egress, one.ingress) if _decides(one, side)):
         said = ", ".join(word for word in deciders if word) or "nobody"
-        return f"{pair} is {'allowed' if one.allowed else 'denied'} as expected, but by {said}, not by {case.by}"
+        return f"{pair} is {'allowed' if one.allowed else 'denied'}, but that is said by {said}, not by {case.by}"
     return ""
 
 

@@ -21,7 +21,7 @@ from podwire.observe.policyreach import End, Group, Reach, Regions, groups
 from podwire.observe.policyscene import Scene
 
 ALLOWED, DENIED = "allowed", "denied"
-_OTHERS = (17, 132, 6, 1, 58, 47, 50, 4)
+_OTHERS = (6, 17, 132, 1, 58, 47, 50, 4)
 _USUAL = (80, 443, 53, 8080, 22)
 _EPHEMERAL = 40_000
 OUTSIDE = "anybody else outside"
@@ -189,7 +189,8 @@ def _changes(
 
 def _names(chosen: Iterable[Group]) -> tuple[str, ...]:
     """Ends as people call them; who is outside, by the stretch of addresses."""
-    return tuple(sorted({end.name or OUTSIDE for group in chosen for end in group.ends}))
+    found = {end.name or OUTSIDE for group in chosen for end in group.ends}
+    return tuple(sorted(found, key=lambda name: (name == OUTSIDE, name)))
 
 
 def _joined(changes: Iterable[Change]) -> Iterator[Change]:

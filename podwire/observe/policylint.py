@@ -19,7 +19,7 @@ from podwire.observe.manifests import Manifest
 from podwire.observe.policycompiled import settled
 from podwire.observe.policyfinding import ERROR, HINT, WARNING, Finding, Written
 from podwire.observe.policyparts import CLUSTER, Port, RulePart, Selection, is_policy, parts
-from podwire.observe.policyscene import Endpoint, Scene, number, title
+from podwire.observe.policyscene import NAME_LABEL, Endpoint, Scene, number, title
 from podwire.observe.policytraps import shadowed, without_names
 
 _BUILT_IN = ("default", "kube-admin", "kube-baseline")
@@ -165,9 +165,16 @@ def _exists(peer: Selection, scene: Scene) -> bool:
 
 
 def _nearest_space(peer: Selection, scene: Scene) -> str:
-    have = sorted({f"{key}={value}" for space in scene.spaces.values() for key, value in space.labels.items()})
+    have = sorted(
+        {
+            f"{key}={value}"
+            for space in scene.spaces.values()
+            for key, value in space.labels.items()
+            if key != NAME_LABEL
+        }
+    )
     name = "every namespace has its name as the label kubernetes.io/metadata.name"
-    return f"Labels of namespaces here: {', '.join(have[:6])}{' …' if len(have) > 6 else ''}; {name}"
+    return f"Labels of namespaces here: {', '.join(have[:6]) or 'none'}{' …' if len(have) > 6 else ''}; {name}"
 
 
 def _port_names(one: Written, scene: Scene) -> Iterator[Finding]:

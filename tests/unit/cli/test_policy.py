@@ -127,7 +127,7 @@ def test_test(folder: Path) -> None:
     assert done.output.splitlines() == [
         "ok     shop/front → shop/api:http: allow",
         "FAILED guests stay out   tests.yaml:3",
-        "       expected allow: default/guest → shop/api:9090/TCP is denied: "
+        "       default/guest → shop/api:9090/TCP is denied: "
         "ingress: governed by NetworkPolicy shop/api; no rule matches",
         "",
         "2 tests, 1 failed",
@@ -202,7 +202,7 @@ def test_diff(folder: Path) -> None:
         "now denied  TCP 9090 (IPv4)",
         "  from shop/front",
         "  to   shop/api",
-        "  e.g. 10.244.1.2 → 10.244.2.2:9090/TCP",
+        "  e.g. shop/front (10.244.1.2) → shop/api (10.244.2.2):9090/TCP",
         "       before: allowed, Allow by NetworkPolicy shop/api ingress[0]   policies/api.yaml:4",
         "       after:  denied, governed by NetworkPolicy shop/api; no rule matches",
     ]

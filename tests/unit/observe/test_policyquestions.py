@@ -210,7 +210,7 @@ def test_assertions() -> None:
     wrong = [one for one in results if not one.passed]
     assert [one.where for one in wrong] == ["t.yaml:14", "t.yaml:15", "t.yaml:17"]
     assert "is denied: ingress: governed by NetworkPolicy shop/api; no rule matches" in wrong[0].problem
-    assert wrong[1].problem.endswith("as expected, but by NetworkPolicy shop/api, not by other")
+    assert wrong[1].problem.endswith("is allowed, but that is said by NetworkPolicy shop/api, not by other")
     assert wrong[2].error and "there is no pod shop/gone" in wrong[2].problem
 
     suite = ElementTree.fromstring(junit.document(results, seconds=0.5).encode()).find("testsuite")
