@@ -15,7 +15,6 @@ from podwire.calc.oracle import Flow, judge
 from podwire.calc.region import Region
 from podwire.calc.verdicts import WHOLE
 from podwire.model.policy import PORTED
-from podwire.observe.policycompiled import compiled
 from podwire.observe.policyquestions import NAMES, Asked, Said, said
 from podwire.observe.policyreach import End, Group, Reach, Regions, groups
 from podwire.observe.policyscene import Scene
@@ -77,7 +76,7 @@ class Difference:
 def difference(old: Scene, new: Scene) -> Difference:
     """Every connection between ends of both scenes whose verdict differs."""
     regions = Regions()
-    before, after = (Reach(compiled(scene), regions=regions) for scene in (old, new))
+    before, after = (Reach.of(scene, regions) for scene in (old, new))
     found = groups(((old, before), (new, after)))
     asked = Asked.of(old), Asked.of(new)
     merged: dict[_Kind, dict[int, list[int]]] = {}

@@ -16,10 +16,9 @@ from podwire.model.policykinds import written as record
 from podwire.model.selectors import SelectorError
 from podwire.model.written import PolicyError
 from podwire.observe.manifests import Manifest
-from podwire.observe.policycompiled import settled
 from podwire.observe.policyfinding import ERROR, HINT, WARNING, Finding, Written
 from podwire.observe.policyparts import CLUSTER, Port, RulePart, Selection, is_policy, parts
-from podwire.observe.policyscene import NAME_LABEL, Endpoint, Scene, number, title
+from podwire.observe.policyscene import NAME_LABEL, Endpoint, Scene, number, settled, title
 from podwire.observe.policytraps import shadowed, without_names
 
 _BUILT_IN = ("default", "kube-admin", "kube-baseline")

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 from podwire.calc.verdicts import Decision
-from podwire.observe.policycompiled import compiled
 from podwire.observe.policyquestions import ECHO, NAMES, PROTOCOLS, QuestionError
 from podwire.observe.policyreach import Group, Reach, Seen, groups
 from podwire.observe.policyscene import Scene
@@ -92,7 +91,7 @@ class Matrix:
 
     @cached_property
     def reach(self) -> Reach:
-        return Reach(compiled(self.scene))
+        return Reach.of(self.scene)
 
     @cached_property
     def crowds(self) -> list[Crowd]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import NamedTuple
 
+from podwire.calc.reach import Cluster
 from podwire.calc.region import EVERYTHING, NOTHING, Ranges, Region, both, either, ported, without
 from podwire.calc.verdicts import (
     EVERY,
@@ -26,7 +27,7 @@ from podwire.calc.verdicts import (
     Table,
 )
 from podwire.model.address import format_ip, parse_ip
-from podwire.observe.policyscene import Scene
+from podwire.observe.policyscene import Scene, settled
 
 
 @dataclass
@@ -80,6 +81,13 @@ class Reach:
     known: dict[tuple[int, int, int | None], Region] = field(default_factory=dict)
     decided: dict[tuple[int, int, int, int], Decision] = field(default_factory=dict)
     regions: Regions = field(default_factory=lambda: Regions())
+
+    @staticmethod
+    def of(scene: Scene, regions: Regions | None = None) -> Reach:
+        """Of a scene, every pod taken for one of this node. What cannot be read is left out: `policylint` says so. Two
+        that are compared share their `regions`."""
+        state = Cluster.of(settled(one) for one in scene.objects).state
+        return Reach(state, regions=Regions() if regions is None else regions)
 
     def passing(self, table: int | None, peer: int, source_port: int | None = None) -> Region:
         """What a table lets pass from or to this class. The same region is the same object."""

@@ -179,6 +179,16 @@ def title(obj: Object) -> str:
     return f"{kind} {namespace_of(obj)}/{name}"
 
 
+def settled(obj: Object) -> Object:
+    """In the namespace where kubectl would put it, and with texts for labels."""
+    metadata = obj["metadata"]
+    if obj["kind"] not in OF_THE_CLUSTER and not metadata.get("namespace"):
+        metadata = {**metadata, "namespace": "default"}
+    labels = {str(key): str(value) for key, value in (metadata.get("labels") or {}).items()}
+    kept = {key: value for key, value in metadata.items() if value is not None}
+    return {**obj, "metadata": {**kept, "labels": labels}}
+
+
 def over(below: Iterable[Manifest], above: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """What there is after `kubectl apply` of `above` on `below`: an object of the same name takes the other's place."""
     found = {_settled(one): one for one in below}

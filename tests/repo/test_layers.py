@@ -43,7 +43,6 @@ PURE = [
     "observe/policytraps.py",
     "observe/policyquestions.py",
     "observe/policycases.py",
-    "observe/policycompiled.py",
     "observe/policyreach.py",
     "observe/policydiff.py",
     "observe/policymatrix.py",

@@ -17,7 +17,6 @@ from scenes import policy, scene
 
 from podwire.calc.oracle import End, Flow, World, judge
 from podwire.model.address import parse_ip
-from podwire.observe.policycompiled import compiled
 from podwire.observe.policydiff import ALLOWED, DENIED, OUTSIDE, Change, difference
 from podwire.observe.policyquestions import NAMES
 from podwire.observe.policyreach import Reach, groups
@@ -87,7 +86,7 @@ def _flows(old: Scene) -> list[tuple[tuple[str, str], tuple[str, str], Flow]]:
 def _check(old: Scene, new: Scene) -> Counter[str]:
     found = difference(old, new)
     before, after = World.of(old.objects), World.of(new.objects)
-    views = [(each, Reach(compiled(each))) for each in (old, new)]
+    views = [(each, Reach.of(each)) for each in (old, new)]
     stretches = {end.name for group in groups(views) for end in group.ends if end.kind == "outside" and end.name}
     counted: Counter[str] = Counter()
     for source, destination, flow in _flows(old):
