@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
-from podwire.calc.policy import PolicyCalc
 from podwire.model.member import Namespace
 from podwire.model.pod import Pod
 from podwire.model.policy import Policy
@@ -101,19 +99,3 @@ def read_namespace(data: bytes) -> Namespace:
 
 def read_policy(data: bytes) -> Policy:
     return KINDS[0].convert(_POLICY.decode(data))
-
-
-def fill(scale: Scale, calc: PolicyCalc) -> Iterator[object]:
-    """Tell a calculation everything but who is local; yields the records that an agent keeps beside it."""
-    for number in range(scale.namespaces):
-        namespace = read_namespace(scale.namespace(number))
-        calc.on_namespace(namespace.metadata.name, namespace)
-        yield namespace
-    for number in range(scale.pods):
-        pod = read_pod(scale.pod(number))
-        calc.on_pod(pod.key, pod)
-        yield pod
-    for number in range(scale.policies):
-        policy = read_policy(scale.policy(number))
-        calc.on_policy(policy.key, policy)
-        yield policy

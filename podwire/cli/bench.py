@@ -23,6 +23,7 @@ _NOT_BENCHES = {
     "clustersite",
     "clusterworld",
     "cnisite",
+    "policycalc",
     "policyscale",
     "record",
     "session",
