@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cnisite
+from bench.cnicost import costs
 from bench.cnisite import CACHE, DEBIAN, PodSpaces, Site, Step, Variant
 from bench.record import record
 from podwire.cni import build
@@ -231,7 +232,8 @@ def measure(runs: int = 10, *, calls: int = 0, long: bool = False) -> list[dict[
             slowed = record(
                 "cni_add_slow_api", "ms", times["late"]["ADD"], peer=times["ours"]["ADD"], peer_name="1 ms API", n=calls
             )
-            return [*rows, slowed, *crowds([mine, *others]), *(memory(site) if long else [])]
+            many = [*crowds([mine, *others]), *costs(site, mine, _agent_pid(site), BURST, BLOCKS)]
+            return [*rows, slowed, *many, *(memory(site) if long else [])]
     finally:
         for peer in others:
             peer.space.close()

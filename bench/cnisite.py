@@ -184,6 +184,15 @@ def in_flight(variant: Variant, base: int, paths: list[str], threads: int) -> tu
 
 def burst(variant: Variant, base: int, paths: list[str]) -> tuple[float, int]:
     """ADD calls per second when all are started at once, and how many failed. Deleted afterwards."""
+    rate, failures = adds_at_once(variant, base, paths)
+    with netns.inside(variant.space.fd):
+        for i, path in enumerate(paths):
+            delete(variant, base + i, path, None, {})
+    return rate, failures
+
+
+def adds_at_once(variant: Variant, base: int, paths: list[str]) -> tuple[float, int]:
+    """The same, and nothing deleted."""
     [step] = variant.steps
     failures = 0
     with netns.inside(variant.space.fd):
@@ -205,8 +214,6 @@ def burst(variant: Variant, base: int, paths: list[str]) -> tuple[float, int]:
                             _ended(key.data)
                         failures += key.data.code != 0
         rate = len(paths) / (time.perf_counter() - began)
-        for i, path in enumerate(paths):
-            delete(variant, base + i, path, None, {})
     return rate, failures
 
 

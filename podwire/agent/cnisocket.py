@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 Serve = Callable[[dict[str, str], bytes, int | None], tuple[int, bytes]]
 
 THREADS = 32
+TOGETHER = 2
+"""Calls that are served at a time while more of them wait: one is in the kernel while the other computes."""
 LIMIT_BYTES = 1 << 20
 _PART_BYTES = 1 << 14
 CALLER_SECONDS = 10.0
@@ -99,8 +101,9 @@ class CniSocket:
     """Listens from `start` to `close`; calls in flight are let finish. `serve` should not raise; `arrive` is told of
     each call's environment in the order of their coming.
 
-    Calls that are `brief` are served by the thread that reads them, one after another: to hand each over to another
-    thread costs more than a fifth of it. Such a call must `step_aside` before it waits; another thread reads then.
+    Calls that are `brief` are served by the thread that reads them: to hand each over to another thread wakes it, and
+    the two then fight for the interpreter. While more calls wait, a second thread reads and serves, too. Such a call
+    must `step_aside` before it waits; another thread reads then.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class CniSocket:
         self._guard = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._spare = 0  # threads that wait to read
+        self._serving = 0  # calls in threads that read
         self._closed = False
         self._adds = ThreadPoolExecutor(THREADS, thread_name_prefix="cni-add")
         self._others = ThreadPoolExecutor(THREADS, thread_name_prefix="cni")
@@ -187,9 +191,20 @@ class CniSocket:
                     self._closed = True
                     self._reading.release()
                     return
+                self._share()
                 self._answer(*found)
+                with self._guard:
+                    self._serving -= 1
             with self._guard:
                 self._spare += 1
+
+    def _share(self) -> None:
+        """The calling thread is about to serve a call. If more of them wait, another thread reads meanwhile."""
+        with self._guard:
+            self._serving += 1
+            alone = self._serving < TOGETHER
+        if alone and (self._whole or self._selector.select(0)):
+            self.step_aside()
 
     def _next(self) -> tuple[Call, dict[str, str], bytes] | None:
         """The next call to be served here; None at the end."""
