@@ -98,11 +98,15 @@ class Echo:
                     self.udp.sendto(message, sender)
 
     def accept(self) -> None:
+        """All that wait: one for each turn would be fewer than come, when datagrams take the rest of every turn."""
         with contextlib.suppress(OSError):
-            sock, _ = self.listener.accept()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(30)
-            self.selector.register(sock, selectors.EVENT_READ, lambda: self.stream(sock))
+            while True:
+                self.serve(self.listener.accept()[0])
+
+    def serve(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(30)
+        self.selector.register(sock, selectors.EVENT_READ, lambda: self.stream(sock))
 
     def stream(self, sock: socket.socket) -> None:
         try:
