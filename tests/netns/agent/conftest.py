@@ -123,6 +123,8 @@ class ApiServer:
                 send("error", [error.status, error.reason, error.message, error.details])
 
     def close(self) -> None:
+        # at once, and not when the garbage is collected: other tests compare which sockets listen
+        self.loop.call_soon_threadsafe(self._server.close)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
 
