@@ -104,7 +104,7 @@ def start(
     log = folder / "containerd.log"
     daemon = machine.start(f"{programs}/containerd", log=log, PATH=f"{programs}:{PATH}")
     runtime = Containerd(machine, client, programs, log)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while runtime.try_ask("Version")[0]:
         assert daemon.poll() is None and time.monotonic() < end, f"containerd did not start\n{log.read_text()}"
         time.sleep(0.05)
