@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from podwire.agent.elements import OwnedElements, tell_repair
 from podwire.agent.policynames import Names, decisions
-from podwire.calc.verdicts import UNKNOWN, Governed, Pod, PolicyChanges, PolicyState, RuleRef
+from podwire.calc.verdicts import UNKNOWN, Governed, Pod, PolicyChanges, PolicyState, Range, RuleRef
 from podwire.kernel import nfstructure
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.nfelements import Element, ElementSocket, SetName
@@ -81,6 +81,7 @@ class PolicyEngine:
         self._logged: set[int] = set()  # Log rules whose chains are made
         self._state = _EMPTY
         self._pods: dict[Pod, Governed] = {}
+        self._ranges: set[Range] = set()  # that the kernel holds, if it is not in doubt
         self._bindings: dict[str, Binding] = {}
         self._ports = OwnedElements(nft_policy.BRIDGE, [nft_policy.PORTS], nft_policy.bridge, program, sockets)
         self._bridged = False
@@ -110,21 +111,22 @@ class PolicyEngine:
 
     def _step(self, held: Held, changes: PolicyChanges) -> None:
         state, names, by_table = self._state, self.names, self.names.slots.by_table
-        former = {n: by_table[n] for n in changes.tables if n in by_table and not self._stays(n)}
+        used = self._used()
+        former = {n: slot for n, slot in by_table.items() if n not in used or not self._stays(n)}
         for n in former:
             del by_table[n]
-        new = [n for n in changes.tables if n in state.tables and n not in by_table]
+        new = sorted(used - by_table.keys())
         slots = self._take(new)
-        self._log_chains(held, self._told_decisions(changes))
+        self._log_chains(held, self._told_decisions(changes, new))
         wanted: Wanted = {}
         late: set[Where] = set()
-        for n in changes.tables:
-            if n in by_table and n in state.tables:
+        for n in changes.tables.union(new):
+            if n in by_table:
                 slot = by_table[n]
                 wanted |= dict.fromkeys(((name, place) for name in slot.maps() for place in held.get(name, ())), None)
                 wanted |= {(cell.map, cell.place): cell.value for cell in names.table(n, state.tables[n])}
         for n, rows in changes.rows.items():
-            for at, match in rows if n in state.tables and n not in changes.tables else ():
+            for at, match in rows if n in by_table and n not in changes.tables and n not in new else ():
                 decision = state.tables[n].stages[at].rows.get(match)
                 for cell in names.row(n, at, match, decision):
                     wanted[cell.map, cell.place] = cell.value if decision is not None else None
@@ -133,9 +135,6 @@ class PolicyEngine:
         for address in changes.addresses:
             target, place, value = names.address(state, address)
             wanted[target, place] = value
-        for over in sorted(changes.ranges, key=state.ranges.__contains__):  # a new one may end where an old one did
-            for cell in names.range(over, state.ranges.get(over, UNKNOWN)):
-                wanted[cell.map, cell.place] = cell.value if over in state.ranges else None
         moved = set(former)
         pods = changes.pods | {pod for pod, tables in state.pods.items() if moved and not moved.isdisjoint(tables)}
         for pod in pods:
@@ -144,18 +143,40 @@ class PolicyEngine:
             else:
                 self._pods.pop(pod, None)
         wanted |= self._bound(one for one in self._bindings.values() if one.pod in pods)
-        self._send(held, _difference(held, wanted, late, {name for slot in slots for name in slot.maps()}))
+        change = _difference(held, wanted, late, {name for slot in slots for name in slot.maps()})
+        self._turn_ranges(held, change, changes.ranges)
+        self._send(held, change)
+        self._ranges = self._ranges - changes.ranges | (changes.ranges & state.ranges.keys())
         self._clear(held, former.values())
         names.numbers.free(changes.retired)
+
+    def _turn_ranges(self, held: Held, change: Change, ranges: Iterable[Range]) -> None:
+        """A range goes and comes whole, start and end, and they come in order: what the kernel would otherwise take for
+        an overlap with one that goes in the same transaction."""
+        state, there = self._state, self._ranges
+        for over in ranges:
+            if over in there:
+                for cell in policyrows.range_cells(over, UNKNOWN):
+                    change.drops[cell.map, cell.place] = held[cell.map][cell.place]
+        for over in sorted(over for over in ranges if over in state.ranges):
+            for cell in self.names.range(over, state.ranges[over]):
+                change.puts[cell.map, cell.place] = cell.value
 
     def _stays(self, n: int) -> bool:
         return n in self._state.tables and self.names.slots.fits(n, self._state.tables[n])
 
-    def _told_decisions(self, changes: PolicyChanges) -> set[int]:
+    def _used(self) -> set[int]:
+        """Tables that pods of this node are under; those of staged policies are not among them."""
         tables = self._state.tables
-        found = {each for n in changes.tables if n in tables for each in self.names.news(decisions(tables[n]))}
+        found = {n for governed in self._state.pods.values() for n in governed if n is not None}
+        return found | {other for n in found for _, _, other in tables[n].by_source_port}
+
+    def _told_decisions(self, changes: PolicyChanges, new: Iterable[int]) -> set[int]:
+        tables, used = self._state.tables, self.names.slots.by_table
+        touched = [n for n in changes.tables.union(new) if n in used]
+        found = {each for n in touched for each in self.names.news(decisions(tables[n]))}
         for n, rows in changes.rows.items():
-            if n in tables:
+            if n in used and n not in touched:
                 told = (tables[n].stages[at].rows.get(match) for at, match in rows)
                 found |= self.names.news(decision for decision in told if decision is not None)
         return found
@@ -257,16 +278,14 @@ class PolicyEngine:
         for slot in slots:
             names.slots.found(slot)
         sound = {slot for slot in slots if _sound(slot, seen)}
-        self._logged = {
-            n for n in self._logged | set(names.logs.rules) if seen.chains.get(nft_policy.log_chain(n)) == 1
-        }
         held = self._read([*nft_policy.MAPS, *(name for slot in slots if slot in sound for name in slot.maps())])
         before = {target: dict(cells) for target, cells in held.items()} if whole else None
         self._pods = dict(state.pods)
         if not self._adopted:
             self._adopt(held)
             self._adopted = True
-        mine = {n: slot for n, slot in names.slots.by_table.items() if self._stays(n)}
+        used = self._used()
+        mine = {n: slot for n, slot in names.slots.by_table.items() if n in used and self._stays(n)}
         names.slots.by_table = mine
         if broken := [slot for slot in mine.values() if slot not in sound]:
             self._program.run("".join(map(nft_policy.slot, broken)))
@@ -277,16 +296,23 @@ class PolicyEngine:
             if not any(held[name] for name in slot.maps()):
                 names.slots.keep(slot)
         busy = [slot for slot in strays if any(held[name] for name in slot.maps())]
-        fresh = self._take(n for n in state.tables if n not in names.slots.by_table)
+        fresh = self._take(sorted(used - mine.keys()))
         for slot in fresh:
             held |= {name: held.get(name, {}) for name in slot.maps()}
-        self._log_chains(held, {n for table in state.tables.values() for n in names.news(decisions(table))})
+        logs = {each for n in used for each in names.news(decisions(state.tables[n]))}
+        self._logged = {
+            each for each in logs if seen.chains.get(nft_policy.log_chain(each)) == 1 and _leads(held, each)
+        }
+        self._log_chains(held, logs)
         wanted = self._whole()
-        known = set(nft_policy.MAPS) | {name for slot in names.slots.by_table.values() for name in slot.maps()}
-        for target in known - {"logs"}:
+        known = set(nft_policy.MAPS) - {"logs", "net4", "net6"} | {
+            name for slot in names.slots.by_table.values() for name in slot.maps()
+        }
+        for target in known:
             for place in held.get(target, ()):
                 wanted.setdefault((target, place), None)
         change = _difference(held, wanted, (), {name for slot in fresh for name in slot.maps()})
+        self._whole_ranges(held, change)
         if before is not None:
             tell_repair(nft_policy.TABLE, _elements(change.drops), _elements(change.puts))
         self._late(change)
@@ -295,8 +321,20 @@ class PolicyEngine:
             stale = [chain for chain in seen.chains if chain.startswith("version_") and chain != version]
             away = "".join(f"delete chain {nft_policy.TABLE} {chain}\n" for chain in stale)
             self._program.run(away + nft_policy.hooks(self._prefix, strict=self._strict))
-        self._held, self.in_force = held, True
+        self._held, self._ranges, self.in_force = held, set(state.ranges), True
         self._clear(held, busy)
+
+    def _whole_ranges(self, held: Held, change: Change) -> None:
+        """The ranges that are not as they shall be; and places of the maps that are no part of one."""
+        there, state, number = _ranges(held), self._state, self.names.numbers
+        self._ranges = set(there)
+        wanted = {over: policyrows.number(number(peer)) for over, peer in state.ranges.items()}
+        sound = {(cell.map, cell.place) for over in there for cell in policyrows.range_cells(over, UNKNOWN)}
+        for target in ("net4", "net6"):
+            for place, value in held[target].items():
+                if (target, place) not in sound:
+                    change.drops[target, place] = value
+        self._turn_ranges(held, change, [o for o in there.keys() | wanted.keys() if there.get(o) != wanted.get(o)])
 
     def _late(self, change: Change) -> None:
         """Rows of numbers that no class has go when no address has them any more."""
@@ -314,10 +352,8 @@ class PolicyEngine:
         for address in state.addresses:
             target, place, value = names.address(state, address)
             wanted[target, place] = value
-        for over, peer in state.ranges.items():
-            wanted |= {(cell.map, cell.place): cell.value for cell in names.range(over, peer)}
-        for n, table in state.tables.items():
-            wanted |= {(cell.map, cell.place): cell.value for cell in names.table(n, table)}
+        for n in names.slots.by_table:
+            wanted |= {(cell.map, cell.place): cell.value for cell in names.table(n, state.tables[n])}
         return wanted | self._bound(self._bindings.values())
 
     def _adopt(self, held: Held) -> None:
@@ -343,11 +379,23 @@ class PolicyEngine:
                     if n is not None and slot is not None and slot not in taken and n not in names.slots.by_table:
                         names.slots.by_table[n] = slot
                         taken.add(slot)
+                        self._adopt_sources(held, n, slot, taken)
         for one in self._bindings.values():
             if one.pod is not None and one.pod not in state.pods and self._was_free(one, held):
                 self._bindings[one.interface] = Binding(
                     one.interface, one.pod, one.addresses, one.bridge, one.mac, free=True
                 )
+
+    def _adopt_sources(self, held: Held, n: int, slot: Slot, taken: set[Slot]) -> None:
+        """The slots that a slot's source ports lead to."""
+        table, by_table = self._state.tables[n], self.names.slots.by_table
+        for first, last, other in table.by_source_port if slot.shape.startswith("s") else ():
+            cell = next(policyrows.source_cells(slot, first, last, slot))
+            verdict = held.get(cell.map, {}).get(cell.place)
+            found = nft_policy.slot_of(verdict.removeprefix("goto ")) if isinstance(verdict, str) else None
+            if found is not None and found not in taken and other not in by_table:
+                by_table[other] = found
+                taken.add(found)
 
     def _was_free(self, one: Binding, held: Held) -> bool:
         places = [where for way in Direction for where in _places(one, way)]
@@ -477,6 +525,12 @@ def remove(program: NftProgram) -> None:
             program.run(f"delete table {table}\n")
 
 
+def _leads(held: Held, number: int) -> bool:
+    """Whether the map of logs has this one."""
+    cell = policyrows.log_cell(number, nft_policy.log_chain(number))
+    return held[cell.map].get(cell.place) == cell.value
+
+
 def _places(one: Binding, way: Direction) -> list[Where]:
     """Where a pod's wire leads to its table."""
     name = str(way)
@@ -499,6 +553,19 @@ def _difference(held: Held, wanted: Wanted, late: Iterable[Where] = (), fresh: I
         if value is not None:
             (change.fresh if target in unused and former is None else change.puts)[where] = value
     return change
+
+
+def _ranges(held: Held) -> dict[Range, Value]:
+    """The ranges that maps of intervals hold: what starts somewhere and ends before the next one."""
+    found = {}
+    for target, width in (("net4", 32), ("net6", 128)):
+        places = sorted(held.get(target, ()), key=lambda place: (place.key, not place.closing))
+        for place, follower in zip(places, [*places[1:], None], strict=False):
+            if not place.closing and (follower is None or follower.closing):
+                first = int.from_bytes(place.key)
+                last = int.from_bytes(follower.key) - 1 if follower is not None else (1 << width) - 1
+                found[Range(width, first, last)] = held[target][place]
+    return found
 
 
 def _note(held: Held, drops: dict[Where, Value], puts: dict[Where, Value]) -> None:

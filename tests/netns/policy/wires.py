@@ -16,7 +16,7 @@ from podwire.agent import wiring
 from podwire.agent.policyengine import Binding, PolicyEngine
 from podwire.calc.verdicts import Governed, PolicyChanges, PolicyState
 from podwire.cni.plan import Wiring
-from podwire.kernel import netns
+from podwire.kernel import netns, routes
 from podwire.kernel.links import RouteSocket
 from podwire.kernel.nfelements import ElementSocket
 from podwire.kernel.tables import Nft
@@ -25,6 +25,7 @@ from tests.netns.agent.conftest import Namespace
 from tests.netns.agent.frames import ANY, HOST_MAC, IPV4, IPV6, ethernet, ip, total
 
 PREFIX = "cali"
+OUTSIDE, OUT_MAC = "outside", "02:00:00:00:ff:01"
 _MARK = b"podwire-"
 
 
@@ -57,6 +58,7 @@ class Node:
     def __init__(self, *, strict: bool = False) -> None:
         self.space = Namespace()
         self.pods: dict[str, Pod] = {}
+        self.world: Pod | None = None
         self.state = PolicyState()
         self._ports = iter(range(20_000, 60_000))
         with self.inside():
@@ -66,6 +68,34 @@ class Node:
             netns.write_sysctl("net/ipv4/ip_forward", "1")
             netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
         self.engine = self.another(strict=strict)
+
+    def outside(self) -> None:
+        """Everybody else, behind a link of the node: addresses that no pod has."""
+        space = Namespace()
+        with self.inside():
+            netns.write_sysctl("net/ipv4/conf/all/rp_filter", "0")
+            index = self.links.add_veth("out0", "eth0", peer_netns=space.fd, mac=OUT_MAC, peer_mac="02:00:00:00:ff:02")
+            netns.write_sysctl("net/ipv4/conf/out0/rp_filter", "0")
+            self.links.set_link(index, up=True)
+            for near, far, everything in (
+                ("192.0.2.1/24", "192.0.2.2", "0.0.0.0/0"),
+                ("2001:db8::1/64", "2001:db8::2", "::/0"),
+            ):
+                self.links.add_address(index, near)
+                self.links.change(routes.add_neighbour(routes.Neighbour(index, far, "02:00:00:00:ff:02")))
+                self.links.put_route(routes.Route(everything, via=far, index=index, onlink=True))
+        with space.links() as far_links:
+            far_links.set_link(far_links.link_index("eth0") or 0, up=True)
+            far_links.add_address(far_links.link_index("eth0") or 0, "192.0.2.2/24")
+        self.world = Pod(OUTSIDE, "out0", ("192.0.2.2",), "02:00:00:00:ff:02", space)
+
+    def silent(self) -> None:
+        """Nobody answers: what a test sends makes no connections."""
+        for space in (*(pod.space for pod in self.pods.values()), *([self.world.space] if self.world else [])):
+            space.run(
+                "nft",
+                "add table inet quiet; add chain inet quiet in { type filter hook input priority 0; policy drop; }",
+            )
 
     def inside(self) -> contextlib.AbstractContextManager[None]:
         return netns.inside(self.space.fd)
@@ -95,22 +125,25 @@ class Node:
             self.engine.bind(pod.binding)
         return pod
 
-    def apply(self, state: PolicyState, changes: PolicyChanges | None = None) -> None:
-        """Without `changes` everything is looked at."""
+    def apply(self, state: PolicyState, changes: PolicyChanges | None = None, *, first: bool = False) -> None:
+        """Without `changes`, and at first, everything is looked at."""
         self.state = state
         with self.inside():
-            if changes is None:
+            if changes is None or first:
                 self.engine.doubt()
-            assert [str(e) for e in self.engine.apply(state, changes or PolicyChanges())] == []
+            for error in self.engine.apply(state, changes or PolicyChanges()):
+                raise error
 
     def owner(self, address: str) -> Pod:
-        return next(pod for pod in self.pods.values() if address in pod.addresses)
+        found = next((pod for pod in self.pods.values() if address in pod.addresses), self.world)
+        assert found is not None, address
+        return found
 
     def passing(self, flows: Sequence[Flow]) -> list[bool]:
         """Which of these connections' first packets arrive at the target's interface."""
         frames = [self._frame(flow) for flow in flows]
         with contextlib.ExitStack() as stack:
-            mouths = {pod.name: stack.enter_context(tap(pod)) for pod in self.pods.values()}
+            mouths = {pod.name: stack.enter_context(tap(pod)) for pod in self._all()}
             for flow, (frame, _) in zip(flows, frames, strict=True):
                 mouths[self.owner(flow.source).name].send(frame)
             arrived = self._arrived(mouths, {flow.target for flow in flows})
@@ -122,7 +155,7 @@ class Node:
         waiting = {self.owner(target).name for target in targets}
         with self.inside():
             for name in waiting:
-                address = self.pods[name].addresses[0]
+                address = next(pod for pod in self._all() if pod.name == name).addresses[0]
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 with socket.socket(family, socket.SOCK_DGRAM) as own:
                     own.sendto(last, (address, 9))
@@ -143,14 +176,22 @@ class Node:
                 found.add((name, mark))
         return found
 
+    def _all(self) -> list[Pod]:
+        return [*self.pods.values(), *([self.world] if self.world else [])]
+
     def _frame(self, flow: Flow) -> tuple[bytes, bytes]:
         mark = _MARK + os.urandom(8)
         pod = self.owner(flow.source)
         kind = IPV6 if ":" in flow.source else IPV4
-        return ethernet(HOST_MAC, pod.mac, kind, packet(flow, mark, flow.source_port or next(self._ports))), mark
+        return ethernet(
+            OUT_MAC if pod is self.world else HOST_MAC,
+            pod.mac,
+            kind,
+            packet(flow, mark, flow.source_port or next(self._ports)),
+        ), mark
 
     def close(self) -> None:
-        for pod in self.pods.values():
+        for pod in self._all():
             pod.space.close()
         self.space.close()
 
