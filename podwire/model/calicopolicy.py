@@ -103,7 +103,7 @@ def staged_global_network_policy(record: Written, notes: Notes) -> Policy:
 
 def staged_kubernetes_network_policy(record: Written, notes: Notes) -> Policy:
     """Raises PolicyError as the kind that it stages."""
-    spec, _ = spec_of(record, networkpolicy.StagedSpec)
+    spec = spec_of(record, networkpolicy.StagedSpec, notes)
     key = PolicyKey("StagedKubernetesNetworkPolicy", *record.key)
     if _is_calculated(spec.stagedAction):
         return networkpolicy.convert(record, networkpolicy.StagedSpec, key, notes, staged=True)
@@ -122,10 +122,8 @@ def _beside_delete(spec: Mapping[str, object]) -> str:
 
 
 def _policy(record: Written, kind: str, shape: type[Spec], notes: Notes, *, staged: bool = False) -> Policy:
-    spec, unknown = spec_of(record, shape)
+    spec = spec_of(record, shape, notes)
     namespace = record.metadata.namespace if not isinstance(spec, GlobalSpec) else ""
-    for path in unknown:
-        notes.wrong(PolicyError(path, "there is no such field"))
     tier = spec.tier or DEFAULT_TIER
     key = PolicyKey(kind, namespace, shown_name(record.metadata, tier))
     order = math.inf if spec.order is None else spec.order
@@ -137,8 +135,8 @@ def _policy(record: Written, kind: str, shape: type[Spec], notes: Notes, *, stag
         return Policy(key, Peers("all()"), None, None, tier, order, True, notes.texts)
     subject = _subject(spec, namespace)
     types = types_of(spec)
-    ingress = _rules(Direction.INGRESS, spec.ingress, namespace, unknown, notes) if "Ingress" in types else None
-    egress = _rules(Direction.EGRESS, spec.egress, namespace, unknown, notes) if "Egress" in types else None
+    ingress = _rules(Direction.INGRESS, spec.ingress, namespace, notes) if "Ingress" in types else None
+    egress = _rules(Direction.EGRESS, spec.egress, namespace, notes) if "Egress" in types else None
     if isinstance(spec, GlobalSpec) and _for_hosts(spec, notes):
         ingress = egress = None
     return Policy(key, subject, ingress, egress, tier, order, staged, notes.texts)
@@ -158,12 +156,10 @@ def _for_hosts(spec: GlobalSpec, notes: Notes) -> bool:
     return spec.doNotTrack or spec.preDNAT
 
 
-def _rules(
-    direction: Direction, written: list[CalicoRule], namespace: str, unknown: list[str], notes: Notes
-) -> tuple[Rule, ...]:
+def _rules(direction: Direction, written: list[CalicoRule], namespace: str, notes: Notes) -> tuple[Rule, ...]:
     if len(written) > _RULES:
         notes.wrong(PolicyError(f"spec.{direction}", f"may not have more than {_RULES} rules: {len(written)}"))
-    return RuleReader(direction, namespace, unknown, notes).rules(written)
+    return RuleReader(direction, namespace, notes).rules(written)
 
 
 def types_of(spec: Spec) -> set[str]:
@@ -220,9 +216,7 @@ def noted_metadata(metadata: Meta) -> dict[str, object] | None:
 def tier(record: Written, notes: Notes) -> Tier:
     """The three that are always there stay as they are. Raises PolicyError."""
     name = record.metadata.name
-    spec, unknown = spec_of(record, TierSpec)
-    for path in unknown:
-        notes.wrong(PolicyError(path, "there is no such field"))
+    spec = spec_of(record, TierSpec, notes)
     if spec.defaultAction not in (Action.DENY, Action.PASS):
         raise PolicyError("spec.defaultAction", f"{spec.defaultAction[:80]!r} is neither Deny nor Pass")
     order = TIER_ORDER if spec.order is None else spec.order

@@ -43,7 +43,7 @@ from podwire.model.terms import (
     names_global,
     renamed,
 )
-from podwire.model.written import Notes, PolicyError, within
+from podwire.model.written import Notes, PolicyError
 
 PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "icmpv6": ICMPV6, "sctp": SCTP, "udplite": UDPLITE}
 LONGEST = 1_024
@@ -110,8 +110,8 @@ class CalicoRule(msgspec.Struct, frozen=True):
 class RuleReader:
     """Rules of one direction of a policy; `namespace` is '' for policies of the whole cluster."""
 
-    def __init__(self, direction: Direction, namespace: str, unknown: list[str], notes: Notes) -> None:
-        self._direction, self._namespace, self._unknown, self._notes = direction, namespace, unknown, notes
+    def __init__(self, direction: Direction, namespace: str, notes: Notes) -> None:
+        self._direction, self._namespace, self._notes = direction, namespace, notes
 
     def rules(self, written: list[CalicoRule]) -> tuple[Rule, ...]:
         return tuple(self._rule(f"{self._direction}[{place}]", rule) for place, rule in enumerate(written))
@@ -120,15 +120,13 @@ class RuleReader:
         try:
             return self._read(f"spec.{label}", label, rule)
         except PolicyError as error:
-            if not any(error.path == known.path for known in self._notes.problems):
-                self._notes.wrong(error)
+            self._notes.wrong(error)
         if rule.action in (Action.ALLOW, Action.LOG):
             return Rule(Action(rule.action), impossible=True, label=label)
         return Rule(Action.DENY, label=label)
 
     def _read(self, path: str, label: str, rule: CalicoRule) -> Rule:
-        if strange := within(self._unknown, path):
-            raise PolicyError(strange[0], "there is no such field")
+        self._notes.refuse_strange(path)
         if rule.action not in _ACTIONS:
             raise PolicyError(f"{path}.action", f"{rule.action[:80]!r} is none of {', '.join(_ACTIONS)}")
         if rule.ipVersion not in (None, 4, 6):

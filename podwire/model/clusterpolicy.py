@@ -32,7 +32,7 @@ from podwire.model.policy import (
     Rule,
 )
 from podwire.model.portlists import Port, named_port, port_range, prefix, tidied
-from podwire.model.written import Notes, PolicyError, Written, spec_of, within
+from podwire.model.written import Notes, PolicyError, Written, spec_of
 
 ADMIN, BASELINE = "kube-admin", "kube-baseline"
 TIERS = {"Admin": ADMIN, "Baseline": BASELINE}
@@ -163,27 +163,27 @@ Matched = tuple[int | None, tuple[Port, ...]]
 
 def cluster_network_policy(record: Written, notes: Notes) -> Policy:
     """Raises PolicyError if tier, priority or subject cannot be read."""
-    spec, unknown = spec_of(record, ClusterNetworkPolicySpec)
+    spec = spec_of(record, ClusterNetworkPolicySpec, notes)
     if spec.tier not in TIERS:
         raise PolicyError("spec.tier", f"{spec.tier[:80]!r} is neither Admin nor Baseline")
     place = (TIERS[spec.tier], float(_priority(spec.priority)))
-    return _policy(record, "ClusterNetworkPolicy", spec, unknown, place, ("Accept", "Deny", "Pass"), notes)
+    return _policy(record, "ClusterNetworkPolicy", spec, place, ("Accept", "Deny", "Pass"), notes)
 
 
 def admin_network_policy(record: Written, notes: Notes) -> Policy:
     """Raises PolicyError if priority or subject cannot be read."""
-    spec, unknown = spec_of(record, AdminNetworkPolicySpec)
+    spec = spec_of(record, AdminNetworkPolicySpec, notes)
     place = (ADMIN, float(_priority(spec.priority)))
-    return _policy(record, "AdminNetworkPolicy", spec, unknown, place, ("Allow", "Deny", "Pass"), notes)
+    return _policy(record, "AdminNetworkPolicy", spec, place, ("Allow", "Deny", "Pass"), notes)
 
 
 def baseline_admin_network_policy(record: Written, notes: Notes) -> Policy:
     """Raises PolicyError if name or subject cannot be read."""
     if record.metadata.name != "default":
         raise PolicyError("metadata.name", "there is one BaselineAdminNetworkPolicy, and its name is default")
-    spec, unknown = spec_of(record, BaselineAdminNetworkPolicySpec)
+    spec = spec_of(record, BaselineAdminNetworkPolicySpec, notes)
     place = (BASELINE, BASELINE_ORDER)
-    return _policy(record, "BaselineAdminNetworkPolicy", spec, unknown, place, ("Allow", "Deny"), notes)
+    return _policy(record, "BaselineAdminNetworkPolicy", spec, place, ("Allow", "Deny"), notes)
 
 
 def _priority(number: int) -> int:
@@ -196,23 +196,19 @@ def _policy(
     record: Written,
     kind: str,
     spec: ClusterNetworkPolicySpec | AdminNetworkPolicySpec | BaselineAdminNetworkPolicySpec,
-    unknown: list[str],
     place: tuple[str, float],
     actions: tuple[str, ...],
     notes: Notes,
 ) -> Policy:
-    subject = _subject(spec.subject, unknown)
-    for path in unknown:
-        notes.wrong(PolicyError(path, "there is no such field"))
-    ingress = _Reader(Direction.INGRESS, actions, unknown, notes).all(spec.ingress)
-    egress = _Reader(Direction.EGRESS, actions, unknown, notes).all(spec.egress)
+    subject = _subject(spec.subject, notes)
+    ingress = _Reader(Direction.INGRESS, actions, notes).all(spec.ingress)
+    egress = _Reader(Direction.EGRESS, actions, notes).all(spec.egress)
     key = PolicyKey(kind, "", record.metadata.name)
     return Policy(key, subject, ingress or None, egress or None, *place, problems=notes.texts)
 
 
-def _subject(subject: Subject, unknown: list[str]) -> Peers:
-    if strange := within(unknown, "spec.subject"):
-        raise PolicyError(strange[0], "there is no such field")
+def _subject(subject: Subject, notes: Notes) -> Peers:
+    notes.refuse_strange("spec.subject")
     if (subject.namespaces is None) == (subject.pods is None):
         raise PolicyError("spec.subject", "must have namespaces or pods, and not both")
     if subject.namespaces is not None:
@@ -227,8 +223,8 @@ def _pods(pods: Pods, path: str) -> Peers:
 class _Reader:
     """Rules of one direction."""
 
-    def __init__(self, direction: Direction, actions: tuple[str, ...], unknown: list[str], notes: Notes) -> None:
-        self._direction, self._actions, self._unknown, self._notes = direction, actions, unknown, notes
+    def __init__(self, direction: Direction, actions: tuple[str, ...], notes: Notes) -> None:
+        self._direction, self._actions, self._notes = direction, actions, notes
         self._most = MOST if "Accept" in actions else OLD_MOST
         self._list = "from" if direction is Direction.INGRESS else "to"
 
@@ -245,16 +241,14 @@ class _Reader:
         try:
             yield from list(self._read(path, label, rule))
         except PolicyError as error:
-            if not any(error.path == known.path for known in self._notes.problems):
-                self._notes.wrong(error)
+            self._notes.wrong(error)
             if rule.action in ("Accept", "Allow"):
                 yield Rule(Action.ALLOW, impossible=True, label=label)
             else:
                 yield Rule(Action.DENY, label=label)
 
     def _read(self, path: str, label: str, rule: AnyRule) -> Iterator[Rule]:
-        if strange := within(self._unknown, path):
-            raise PolicyError(strange[0], "there is no such field")
+        self._notes.refuse_strange(path)
         if rule.action not in self._actions:
             raise PolicyError(f"{path}.action", f"{rule.action[:80]!r} is none of {', '.join(self._actions)}")
         if len(rule.name) > _NAME:

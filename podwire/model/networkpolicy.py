@@ -28,7 +28,7 @@ from podwire.model.policy import (
     Rule,
 )
 from podwire.model.portlists import Port, named_port, port_range, prefix, tidied
-from podwire.model.written import Notes, PolicyError, Written, spec_of, within
+from podwire.model.written import Notes, PolicyError, Written, spec_of
 
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 
@@ -80,12 +80,9 @@ def convert(
     record: Written, kind: type[NetworkPolicySpec], key: PolicyKey, notes: Notes, *, staged: bool = False
 ) -> Policy:
     """A record with a spec of that kind. Raises PolicyError if it cannot be told which pods it is for."""
-    spec, unknown = spec_of(record, kind)
+    spec = spec_of(record, kind, notes)
     namespace = record.metadata.namespace
-    for path in unknown:
-        notes.wrong(PolicyError(path, "there is no such field"))
-    if within(unknown, "spec.podSelector"):
-        raise PolicyError(within(unknown, "spec.podSelector")[0], "there is no such field")
+    notes.refuse_strange("spec.podSelector")
     types = _types(spec)
     subject = kubernetesselector.pods("spec", own=spec.podSelector, namespace=namespace)
     rules: dict[str, tuple[Rule, ...] | None] = {"Ingress": None, "Egress": None}
@@ -95,7 +92,7 @@ def convert(
     )
     for name, direction, written in sides:
         if name in types:
-            reader = _Reader(direction, namespace, unknown, notes)
+            reader = _Reader(direction, namespace, notes)
             rules[name] = tuple(found for at, rule in enumerate(written) for found in reader.rules(at, rule))
     return Policy(key, subject, rules["Ingress"], rules["Egress"], "default", KUBERNETES_ORDER, staged, notes.texts)
 
@@ -113,19 +110,18 @@ def _types(spec: NetworkPolicySpec) -> set[str]:
 class _Reader:
     """Rules of one direction."""
 
-    def __init__(self, direction: Direction, namespace: str, unknown: list[str], notes: Notes) -> None:
-        self._direction, self._namespace, self._unknown, self._notes = direction, namespace, unknown, notes
+    def __init__(self, direction: Direction, namespace: str, notes: Notes) -> None:
+        self._direction, self._namespace, self._notes = direction, namespace, notes
         self._list = "from" if direction is Direction.INGRESS else "to"
 
     def rules(self, place: int, rule: IngressRule | EgressRule) -> Iterator[Rule]:
         """One for each peer and protocol; prefixes without exceptions are one peer."""
         label = f"{self._direction}[{place}]"
         path = f"spec.{label}"
-        strange = within(self._unknown, path)
         lists = (f"{path}.{self._list}[", f"{path}.ports[")
         peers = self._peers(f"{path}.{self._list}", rule.peers)
         ports = self._ports(f"{path}.ports", rule.ports)
-        if not peers or not ports or any(not each.startswith(lists) for each in strange):
+        if not peers or not ports or any(not each.startswith(lists) for each in self._notes.within(path)):
             yield Rule(Action.ALLOW, impossible=True, label=label)
             return
         for peer in peers:
@@ -145,12 +141,10 @@ class _Reader:
         for place, peer in enumerate(peers):
             where = f"{path}[{place}]"
             try:
-                if strange := within(self._unknown, where):
-                    raise PolicyError(strange[0], "there is no such field")
+                self._notes.refuse_strange(where)
                 entity = self._peer(where, peer)
             except PolicyError as error:
-                if not any(error.path == known.path for known in self._notes.problems):
-                    self._notes.wrong(error)
+                self._notes.wrong(error)
                 continue
             if entity.nets and not entity.not_nets:
                 plain.extend(entity.nets)
@@ -180,9 +174,8 @@ class _Reader:
         found: dict[int | None, list[Port] | None] = {}
         for place, each in enumerate(ports):
             where = f"{path}[{place}]"
-            if within(self._unknown, where):
-                continue
             try:
+                self._notes.refuse_strange(where)
                 protocol, port = _port(where, each)
             except PolicyError as error:
                 self._notes.wrong(error)

@@ -31,9 +31,7 @@ class NetworkSet:
 def network_set(record: Written, notes: Notes) -> NetworkSet:
     """Host bits are cut off, a bare address is itself, and what cannot be read is left out. Raises PolicyError if it
     has no list of prefixes."""
-    spec, unknown = spec_of(record, NetworkSetSpec)
-    for path in unknown:
-        notes.wrong(PolicyError(path, "there is no such field"))
+    spec = spec_of(record, NetworkSetSpec, notes)
     found: dict[Cidr, None] = {}
     for place, text in enumerate(spec.nets):
         try:

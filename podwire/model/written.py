@@ -7,6 +7,8 @@ and by the kinds' conversions, with the field's path.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from podwire.model.meta import Meta
 T = TypeVar("T", bound=msgspec.Struct)
 _PLACE = re.compile(r" - at `([^`]*)`$")
 _DEEP = "it is nested too deeply"
+_STRANGE = "there is no such field"
 
 
 class PolicyError(ValueError):
@@ -56,28 +59,48 @@ class Problem:
 
 @dataclass(slots=True)
 class Notes:
-    """Problems as they are found."""
+    """Problems as they are found, one of a sort for each path. `strange` are the fields that no record has room for, in
+    order."""
 
     problems: list[Problem] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+    _told: set[tuple[str, bool]] = field(default_factory=set)
 
     def wrong(self, error: PolicyError) -> None:
-        self.problems.append(Problem(error.path, error.words))
+        self._note(Problem(error.path, error.words))
 
     def unmet(self, path: str, words: str) -> None:
-        self.problems.append(Problem(path, words, refused=False))
+        self._note(Problem(path, words, refused=False))
+
+    def _note(self, problem: Problem) -> None:
+        if (problem.path, problem.refused) not in self._told:
+            self._told.add((problem.path, problem.refused))
+            self.problems.append(problem)
+
+    def within(self, place: str) -> Iterator[str]:
+        """The strange fields at or under a field."""
+        for start in (f"{place}.", f"{place}["):
+            for at in range(bisect_left(self.strange, start), len(self.strange)):
+                if not self.strange[at].startswith(start):
+                    break
+                yield self.strange[at]
+
+    def refuse_strange(self, place: str) -> None:
+        """Raises PolicyError for the first strange field at or under a field."""
+        for path in self.within(place):
+            raise PolicyError(path, _STRANGE)
 
     @property
     def texts(self) -> tuple[str, ...]:
         return tuple(str(problem) for problem in self.problems)
 
 
-def spec_of(record: Written, kind: type[T]) -> tuple[T, list[str]]:
-    """The spec as a record of `kind`, and the paths of the fields that it has no room for. A field that is null counts
-    as absent. Raises PolicyError."""
+def spec_of(record: Written, kind: type[T], notes: Notes) -> T:
+    """The spec as a record of `kind`. A field that is null counts as absent; one that the record has no room for is
+    noted. Raises PolicyError."""
     try:
         bare = _without_nulls({} if record.spec is None else record.spec)
-        found = msgspec.convert(bare, kind)
-        return found, _unknown(bare, kind, "spec")
+        found, strange = msgspec.convert(bare, kind), _unknown(bare, kind, "spec")
     except msgspec.ValidationError as error:
         text = str(error)
         place = _PLACE.search(text)
@@ -85,6 +108,10 @@ def spec_of(record: Written, kind: type[T]) -> tuple[T, list[str]]:
         raise PolicyError(f"spec{path}", _PLACE.sub("", text)) from None
     except RecursionError:
         raise PolicyError("spec", _DEEP) from None
+    for path in strange:
+        notes.wrong(PolicyError(path, _STRANGE))
+    notes.strange = sorted(strange)
+    return found
 
 
 def _without_nulls(value: Any) -> Any:
@@ -121,8 +148,3 @@ def _unknown(value: Any, kind: Any, path: str) -> list[str]:
         elif rooms[name] is not None:
             found += _unknown(inner, rooms[name], f"{path}.{name}")
     return found
-
-
-def within(paths: list[str], place: str) -> list[str]:
-    """Those of `paths` that lie at or under a field."""
-    return [path for path in paths if path.startswith((f"{place}.", f"{place}["))]
