@@ -74,8 +74,14 @@ class AgentConfig:
         return self.state_dir / "attachments"
 
 
-def load(path: Path = CONFIG_FILE, environment: Mapping[str, str] | None = None, **overrides: Any) -> AgentConfig:
-    """The configuration; `overrides` (from flags) win. Raises ConfigError naming the setting."""
+def load(
+    path: Path = CONFIG_FILE,
+    environment: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> AgentConfig:
+    """The configuration; `overrides` (from flags) win, `defaults` stand where nothing else is said. Raises ConfigError
+    naming the setting."""
     environment = os.environ if environment is None else environment
     settings: dict[str, Any] = {}
     if path.exists():
@@ -96,6 +102,7 @@ def load(path: Path = CONFIG_FILE, environment: Mapping[str, str] | None = None,
     settings |= {name: value for name, value in overrides.items() if value is not None}
     if not settings.get("node_name"):
         raise ConfigError("node_name is not set (agent.toml, PODWIRE_NODE_NAME or --node-name)")
+    settings = {**(defaults or {}), **settings}
     config = AgentConfig(**{name: _convert(name, str(known[name]), value) for name, value in settings.items()})
     for name, choices in _CHOICES.items():
         if (value := getattr(config, name)) not in choices:

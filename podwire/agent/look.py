@@ -18,7 +18,7 @@ import msgspec
 from podwire.agent import attachments, bridgewire, wiring
 from podwire.agent.admission import ENDPOINTS, Admission, speaker_of
 from podwire.agent.attachments import BRIDGE, CHAINED, READY, ROUTED, Attachment
-from podwire.agent.config import ON, AgentConfig
+from podwire.agent.config import AgentConfig
 from podwire.agent.extras import Extras
 from podwire.agent.floating import FloatingAddresses
 from podwire.agent.guard import Guard, endpoint_of
@@ -27,11 +27,12 @@ from podwire.agent.wiring import Sockets
 from podwire.cni.plan import PREFIX, Wiring
 from podwire.ipam import hostlocal
 from podwire.ipam.hostranges import HostLocalError
-from podwire.kernel import netns, nft
+from podwire.kernel import netns, nfstructure, nft
 from podwire.kernel.links import Link, RouteSocket
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.routes import TYPE_UNICAST
 from podwire.model.seen import NodeSeen, SeenAttachment, SeenFile, SeenRoute
+from podwire.render import nft_policy
 from podwire.render.nft_floating import pairs
 
 HOST_LOCAL = "/var/lib/cni/networks"
@@ -52,7 +53,7 @@ def look(config: AgentConfig, directories: Iterable[str] = ()) -> NodeSeen:
     return NodeSeen(
         node=config.node_name,
         agent=(agent := _agent(config.health_port)),
-        policy=_policy(config, agent),
+        policy=_policy(agent, config.health_port, sockets, blind),
         config=_first_config(config.conf_dir),
         spooled=len(list(config.spool.glob("[!.]*"))),
         tunnel=_try(blind, "tunnel", lambda: _tunnel(sockets.route(), links), ""),
@@ -284,24 +285,37 @@ def _data_dirs(directory: Path) -> Iterator[str]:
                 yield ipam["dataDir"]
 
 
-def _policy(config: AgentConfig, agent: str) -> str:
-    """Whether network policy is in force, as `NodeSeen.policy` says it."""
-    if config.policy_enforce != ON:
-        return f"off: policy.enforce = {config.policy_enforce}"
+def _policy(agent: str, port: int, sockets: Sockets, blind: list[str]) -> str:
+    """Whether network policy is in force, as `NodeSeen.policy` says it: by the agent, or else by the kernel."""
     if agent == "not running":
-        return "stale: the agent is not running: what it last enforced stays, and nothing new is"
+        there = _try(
+            blind, nft_policy.TABLE, lambda: nfstructure.read(sockets.elements(), *nft_policy.TABLE.split()), None
+        )
+        if there is not None and there.chains:
+            return "stale: the agent is not running: what it last enforced stays, and nothing new is"
+        return "off: the agent is not running, and it left no ruleset"
     reasons = [part for part in agent.removeprefix("not ready: ").split("; ") if part.startswith("policy: ")]
-    return f"stale: {reasons[0].removeprefix('policy: ')}" if reasons else "enforced"
+    if reasons:
+        return f"stale: {reasons[0].removeprefix('policy: ')}"
+    _, text = _ask(port, "/metrics")
+    return "off: policy.enforce = off" if "\npodwire_policy_enforced 0\n" in text else "enforced"
 
 
 def _agent(port: int) -> str:
+    status, text = _ask(port, "/readyz")
+    if not status:
+        return "not running"
+    return "ready" if status == 200 else f"not ready: {'; '.join(text.strip().splitlines())}"
+
+
+def _ask(port: int, path: str) -> tuple[int, str]:
+    """What the agent answers; status 0: nobody does."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         answer = connection.getresponse()
-        text = answer.read().decode(errors="replace").strip()
-        return "ready" if answer.status == 200 else f"not ready: {'; '.join(text.splitlines())}"
+        return answer.status, answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException):
-        return "not running"
+        return 0, ""
     finally:
         connection.close()

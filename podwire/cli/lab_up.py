@@ -75,6 +75,13 @@ WAIT, WAIT_GENUINE = 60.0, 180.0
     help="With --kubernetes: who makes Services work; with none there is no cluster DNS either. [default: kube-proxy]",
 )
 @click.option(
+    "--policy",
+    type=click.Choice(topology.POLICIES),
+    default=None,
+    help="off: network policy is stored and not enforced, as on a cluster whose plugin knows none; a node's "
+    "/etc/podwire/agent.toml (policy.enforce) can say otherwise later. [default: on]",
+)
+@click.option(
     "--wait",
     type=float,
     default=None,
@@ -89,6 +96,7 @@ def up(
     ipam: str | None,
     kubernetes: str | None,
     services: str | None,
+    policy: str | None,
     wait: float | None,
 ) -> None:
     """Bring a lab up, or make sure that it is: calling it again changes nothing that is right.
@@ -101,7 +109,7 @@ def up(
     podwire lab up --kubernetes --name genuine
     """
     with reported():
-        plan, asked = plan_of(name, nodes, config, network, ipam, kubernetes, services or "")
+        plan, asked = plan_of(name, nodes, config, network, ipam, kubernetes, services or "", policy or "")
         say = progress()
         from podwire.lab.up import up as bring_up
 
@@ -124,6 +132,7 @@ def plan_of(
     ipam: str | None = None,
     kubernetes: str | None = None,
     services: str = "",
+    policy: str = "",
 ) -> tuple[LabPlan, bool]:
     """The plan that flags and file make, and whether they said anything beyond the name. Raises PlanError."""
     spec, programs = LabSpec(), programs_of(kubernetes or os.environ.get(HOME))
@@ -138,7 +147,10 @@ def plan_of(
     if nodes is not None:
         spec = replace(spec, nodes=topology.default_nodes(nodes))
     spec = replace(spec, network=network or spec.network, ipam=ipam or spec.ipam, programs=programs, services=services)
-    return topology.build(spec), bool(config or nodes is not None or network or ipam or kubernetes or services)
+    spec = replace(spec, policy=policy)
+    return topology.build(spec), bool(
+        config or nodes is not None or network or ipam or kubernetes or services or policy
+    )
 
 
 def programs_of(kubernetes: str | None) -> str:

@@ -192,10 +192,12 @@ def _run_kubelet(job: Job, node: NodePlan) -> None:
 
 def _run_agent(job: Job, node: NodePlan) -> None:
     from podwire.agent import main as agent
-    from podwire.agent.config import AgentConfig
+    from podwire.agent.config import load
 
     agent.run(
-        AgentConfig(
+        load(
+            defaults={"policy_enforce": job.plan.policy},
+            environment={},
             node_name=node.name,
             kubeconfig=Path("/etc/podwire/kubeconfig"),
             node_ip=node.address,

@@ -33,6 +33,8 @@ BLOCKS, HOST_LOCAL = "blocks", "host-local"
 IPAMS = (BLOCKS, HOST_LOCAL)
 KUBE_PROXY, NO_SERVICES = "kube-proxy", "none"
 SERVICES = (KUBE_PROXY, NO_SERVICES)
+POLICY_ON, POLICY_OFF = "on", "off"
+POLICIES = (POLICY_ON, POLICY_OFF)
 
 CONTROL_PLANE = "control-plane"
 WORKER = "worker"
@@ -91,6 +93,7 @@ class LabSpec:
     ipam: str = ""
     programs: str = ""
     services: str = ""
+    policy: str = ""
     places: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Where (file:line) the keys stand that only the whole can show to be wrong."""
 
@@ -119,7 +122,8 @@ class LabPlan:
     `ipam`: addresses from blocks on the API, or from each node's podCIDR by files on the node. `pod_subnet6` is ""
     unless pods have both families. `pools`: the IPPools as a JSON list; empty for one of each family's subnet.
     `programs`: the folder of genuine Kubernetes' programs; empty for the control plane and kubelets of our own.
-    `services`: who makes Services of a genuine cluster work: kube-proxy, or nobody.
+    `services`: who makes Services of a genuine cluster work: kube-proxy, or nobody. `policy`: whether agents enforce
+    network policy (on, off), if the node's agent.toml does not say otherwise.
     """
 
     name: str
@@ -133,6 +137,7 @@ class LabPlan:
     pools: str = ""
     programs: str = ""
     services: str = ""
+    policy: str = POLICY_ON
     cluster_dns: str = field(default="10.96.0.10")
     api_service: str = field(default="10.96.0.1")
 
@@ -215,6 +220,7 @@ def build(spec: LabSpec) -> LabPlan:
         pools=spec.pools,
         programs=spec.programs,
         services=services_by,
+        policy=_policy(spec),
         cluster_dns=str(services[10]),
         api_service=str(services[1]),
     )
@@ -256,6 +262,14 @@ def check_network(network: str, ipam: str) -> None:
             "--ipam: kubenet gives out the addresses of each node's own podCIDR, which is what host-local does; "
             "leave --ipam out, or take --network routed"
         )
+
+
+def _policy(spec: LabSpec) -> str:
+    if spec.policy and spec.programs:
+        raise PlanError("--policy: on genuine Kubernetes the settings of the agents say it: policy.enforce")
+    if spec.policy and spec.policy not in POLICIES:
+        raise PlanError(f"--policy: {spec.policy!r} is none of {', '.join(POLICIES)}")
+    return spec.policy or POLICY_ON
 
 
 def _services(spec: LabSpec) -> str:

@@ -6,6 +6,7 @@ Where a seed goes by a Service's name, these go by the pod's address.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
-from kubectl import Kubectl, eventually, lab
-from pods import namespace, pod, ready
+from kubectl import PODWIRE, Kubectl, eventually, lab
+from pods import namespace, on_node, pod, ready
 
 pytestmark = pytest.mark.timeout(240)
 ALLOW_FRONTEND = """
@@ -45,6 +46,13 @@ spec:
   policyTypes: ["Ingress"]   # selects web Pods for Ingress -> default-deny ingress
 """
 
+INSTALL = """
+echo 'policy.enforce = "on"' >/etc/podwire/agent.toml
+for each in /proc/[0-9]*; do
+  if tr '\\0' ' ' <$each/cmdline | grep -q '^podwire agent noop-control-plane'; then kill ${each#/proc/}; fi
+done
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
@@ -62,6 +70,13 @@ def server(name: str, app: str) -> dict[str, Any]:
     made = pod(name, image="nginx:1.27")
     made["metadata"]["labels"]["app"] = app
     return made
+
+
+def podwire(kubectl: Kubectl, *words: str) -> str:
+    done = subprocess.run(
+        [str(PODWIRE), *words], env=kubectl.env, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout + done.stderr
 
 
 def code(kubectl: Kubectl, client: str, server: str) -> str:
@@ -109,3 +124,18 @@ def test_a_default_deny_blocks_and_ends_with_its_deletion(kubectl: Kubectl) -> N
     kubectl.run("delete", "networkpolicy", "web-deny-ingress")
     for name in ("web-1", "web-2", "web-3"):
         eventually(lambda name=name: code(kubectl, "client", name) == "200")
+
+
+def test_exercise_2_enforcement_comes_to_a_running_lab(tmp_path: Path) -> None:
+    """Where nothing enforces it, the policy is a no-op, and status says so; then it is enforced on the same pods."""
+    with lab(tmp_path, "noop", "--policy", "off", "--nodes", "1") as kubectl:
+        kubectl.apply(server("web", "web"), pod("client", "sleep", "3600", image="curlimages/curl"))
+        ready(kubectl, "web", "client")
+        kubectl.run("apply", "-f", "-", stdin=DENY)
+        eventually(lambda: code(kubectl, "client", "web") == "200")
+        before = kubectl.object("pod", "web")["status"]["containerStatuses"][0]["containerID"]
+        assert "NOT ENFORCED" in podwire(kubectl, "lab", "status", "--name", "noop")
+        on_node(kubectl, "noop-control-plane", INSTALL)
+        eventually(lambda: code(kubectl, "client", "web") == "000")
+        assert kubectl.object("pod", "web")["status"]["containerStatuses"][0]["containerID"] == before
+        assert "NOT ENFORCED" not in podwire(kubectl, "lab", "status", "--name", "noop")
