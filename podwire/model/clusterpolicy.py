@@ -32,7 +32,7 @@ from podwire.model.policy import (
     Rule,
 )
 from podwire.model.portlists import Port, named_port, port_range, prefix, tidied
-from podwire.model.written import Notes, PolicyError, Written, spec_of
+from podwire.model.written import Notes, PolicyError, Written, plain, spec_of
 
 ADMIN, BASELINE = "kube-admin", "kube-baseline"
 TIERS = {"Admin": ADMIN, "Baseline": BASELINE}
@@ -237,7 +237,7 @@ class _Reader:
     def _rules(self, place: int, rule: AnyRule) -> Iterator[Rule]:
         """One for each peer and protocol."""
         where = f"{self._direction}[{place}]"
-        path, label = f"spec.{where}", rule.name or where
+        path, label = f"spec.{where}", plain(rule.name, _NAME) or where
         try:
             yield from list(self._read(path, label, rule))
         except PolicyError as error:

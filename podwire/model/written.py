@@ -114,6 +114,11 @@ def spec_of(record: Written, kind: type[T], notes: Notes) -> T:
     return found
 
 
+def plain(text: str, most: int) -> str:
+    """A text from outside that a log line or a rule's comment may hold: no control characters, and not endless."""
+    return "".join(each if each.isprintable() else "?" for each in text[:most])
+
+
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
@@ -144,7 +149,7 @@ def _unknown(value: Any, kind: Any, path: str) -> list[str]:
     rooms, found = _rooms(kind), []
     for name, inner in value.items():
         if name not in rooms:
-            found.append(f"{path}.{name}")
+            found.append(f"{path}.{plain(str(name), 80)}")
         elif rooms[name] is not None:
             found += _unknown(inner, rooms[name], f"{path}.{name}")
     return found

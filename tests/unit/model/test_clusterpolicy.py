@@ -142,6 +142,15 @@ def test_rules_are_called_by_their_name_or_their_place() -> None:
     assert [rule.label for rule in found.ingress or ()] == ["ingress[0]", "gate"]
 
 
+def test_a_name_breaks_no_line() -> None:
+    """It stands in logs."""
+    hostile = {"name": "a\nlevel=info\x1b[2J", "action": "Deny", "from": [{"namespaces": {}}], "x\ny": 1}
+    obj = cnp("ingress: []")
+    found, problems = inspect({**obj, "spec": {**obj["spec"], "ingress": [hostile, {**hostile, "name": "b" * 200}]}})
+    assert [rule.label for rule in found.ingress] == ["a?level=info?[2J", "b" * 100]
+    assert [each.path for each in problems] == ["spec.ingress[0].x?y", "spec.ingress[1].x?y"]
+
+
 CLOSED = {
     "a peer of tomorrow": ("to: [{moons: {}}, {namespaces: {}}]", "spec.egress[0].to[0].moons"),
     "no peer in it": ("to: [{}]", "spec.egress[0].to[0]"),
