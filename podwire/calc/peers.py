@@ -372,6 +372,12 @@ class Peerage:
         self._dirty, self._dirty_prefixes = set(), set()
         return found, moved
 
+    def tell_again(self) -> None:
+        """The next `settle` tells of everything there is."""
+        self._prefixes = Prefixes()
+        self._dirty_prefixes.update(self._prefixed)
+        self._dirty.update(self._own)
+
     def _held_marks(self, address: str) -> Marks:
         held = self._holders.get(address)
         if isinstance(held, list):

@@ -71,6 +71,7 @@ class PolicyCalc:
         self._keys: dict[Pod, dict[View, TableKey]] = {}
         self._users: dict[TableKey, set[Pod]] = {}
         self._tables_of: dict[PolicyKey, set[TableKey]] = {}
+        self._broken = False
         self._inward: set[Pod] = set()  # pods of which some rule asks who they are
 
     # -- events: the newest object of a key, or None -------------------------------------------------------------------
@@ -181,7 +182,39 @@ class PolicyCalc:
 
     def flush(self) -> PolicyChanges:
         """Bring `state` up to date with the events so far; what changed in it. Raises Exhausted where there are more
-        classes or tables than numbers."""
+        classes or tables than numbers: `state` is then no state to hold, and the next flush makes it anew."""
+        owed = self._begin_again() if self._broken else PolicyChanges()
+        self._broken = True
+        changes = self._settle()
+        self._broken = False
+        return PolicyChanges(
+            changes.addresses | owed.addresses,
+            changes.ranges | owed.ranges,
+            changes.tables | owed.tables,
+            changes.rows,
+            changes.pods | owed.pods,
+            changes.retired,
+        )
+
+    def _begin_again(self) -> PolicyChanges:
+        """Forget all numbers; what there was."""
+        state = self.state
+        pods = {*state.pods, *state.staged}
+        owed = PolicyChanges(
+            frozenset(state.addresses), frozenset(state.ranges), frozenset(state.tables), pods=frozenset(pods)
+        )
+        for held in (state.addresses, state.ranges, state.tables, state.pods, state.staged):
+            held.clear()
+        self._classes = Classes()
+        self._tables = Tables(state.tables, self._classes, self._peers)
+        self._peers.tell_again()
+        self._keys.clear()
+        self._users.clear()
+        self._tables_of.clear()
+        self._dirty |= self._local.keys() | pods
+        return owed
+
+    def _settle(self) -> PolicyChanges:
         for pod in self._dirty & self._local.keys():
             self._settle_subject(pod)
         policies, moved = self._governing.take()

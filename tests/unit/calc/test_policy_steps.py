@@ -8,10 +8,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from podwire.calc import classes
+from podwire.calc.numbers import Exhausted
+from podwire.calc.tables import Tables
 from podwire.calc.verdicts import UNKNOWN, PolicyChanges, PolicyState, Table
 from podwire.model.policy import PolicyKey
 from tests.unit.calc import policyworlds
@@ -156,14 +160,14 @@ class Steps(RuleBasedStateMachine):
     @invariant()
     def as_from_nothing(self) -> None:
         before = set(self.calc.state.tables)
-        classes = {*self.calc.state.addresses.values(), *self.calc.state.ranges.values()}
+        held = {*self.calc.state.addresses.values(), *self.calc.state.ranges.values()}
         changes = self.calc.flush()
         state = self.calc.state
         now = {*state.addresses.values(), *state.ranges.values()}
-        assert not (now - classes) & self.retired, "a class's number was used again at once"
+        assert not (now - held) & self.retired, "a class's number was used again at once"
         assert not (state.tables.keys() - before) & self.removed, "a table's number was used again at once"
         assert not now & changes.retired
-        assert classes - now <= changes.retired
+        assert held - now <= changes.retired
         if changes:
             self.retired, self.removed = changes.retired, before - state.tables.keys()
         follow(self.copied, state, changes)
@@ -183,3 +187,24 @@ class Steps(RuleBasedStateMachine):
 TestSteps = Steps.TestCase
 # Worlds come from seeds: there is nothing to shrink but the steps, and that takes minutes.
 TestSteps.settings = settings(max_examples=40, stateful_step_count=20, phases=(Phase.explicit, Phase.generate))
+
+
+def test_a_node_that_ran_out_of_classes_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(5)
+    world = policyworlds.world(rng)
+    calc = world.calc()
+    copied = PolicyState()
+    monkeypatch.setattr(classes, "LARGEST", 1)
+    calc._classes = classes.Classes()
+    calc._tables = Tables(calc.state.tables, calc._classes, calc._peers)
+    for _ in range(2):
+        with pytest.raises(Exhausted, match="more than 1 classes"):
+            calc.flush()
+    monkeypatch.undo()
+    follow(copied, calc.state, calc.flush())
+    fresh = world.calc()
+    fresh.flush()
+    assert copied == calc.state
+    assert normal(calc.state) == normal(fresh.state)
+    assert len({*calc.state.addresses.values(), *calc.state.ranges.values()}) > 1
+    assert not calc.flush()
