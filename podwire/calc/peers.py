@@ -95,6 +95,7 @@ class Peerage:
     def __init__(self) -> None:
         self.groups: dict[GroupKey, Group] = {}
         self.pods: dict[Pod, Group] = {}
+        self._with_ports: dict[NamedPorts, set[Group]] = {}
         self._holders: dict[str, Holder | list[Holder]] = {}
         self._prefixed: dict[Cidr, list[Holder]] = {}
         self._prefixes = Prefixes()
@@ -142,9 +143,8 @@ class Peerage:
                 self._remark(holder, holder.marks | {mark})
         elif isinstance(asked, Named):
             self._names[asked.name] = mark
-            for group in self.groups.values():
-                if any(name == asked.name for name, _, _ in group.ports):
-                    self._remark(group, group.marks | self._port_marks(group, asked.name))
+            for group in self._naming(asked.name):
+                self._remark(group, group.marks | self._port_marks(group, asked.name))
         elif isinstance(asked, Service):
             self._serving[asked] = {}
             self._serve(asked)
@@ -167,9 +167,8 @@ class Peerage:
         elif isinstance(asked, Named):
             del self._names[asked.name]
             gone = self._forget_numbers(asked) | {mark}
-            for group in self.groups.values():
-                if not gone.isdisjoint(group.marks):
-                    self._remark(group, group.marks - gone)
+            for group in self._naming(asked.name):
+                self._remark(group, group.marks - gone)
         elif isinstance(asked, Service):
             for holder in self._serving.pop(asked).values():
                 self._remark(holder, NONE)
@@ -179,6 +178,12 @@ class Peerage:
             listed = self._nets.pop(asked)
             self._remark(listed, NONE)
             self._release(listed)
+
+    def _naming(self, name: str) -> Iterator[Group]:
+        """The groups that have a port of this name."""
+        for ports, groups in self._with_ports.items():
+            if any(each == name for each, _, _ in ports):
+                yield from groups
 
     def _selection(self, peers: Peers) -> Selection[Holder]:
         return self._endpoints if peers.over is Over.ENDPOINTS else self._nodes
@@ -217,6 +222,7 @@ class Peerage:
         if group is None:
             assert labels is not None
             group = self.groups[key] = Group(key, labels, key.ports)
+            self._with_ports.setdefault(key.ports, set()).add(group)
             self._endpoints.put(group, labels)
             group.marks = self._marks_of(group)
         self.pods[pod] = group
@@ -233,6 +239,9 @@ class Peerage:
             self._release_address(address, group)
         if not group.pods and group is not keep:
             del self.groups[group.key]
+            self._with_ports[group.ports].discard(group)
+            if not self._with_ports[group.ports]:
+                del self._with_ports[group.ports]
             self._endpoints.take(group)
 
     def put_set(self, key: object, labels: Labels, nets: Nets) -> None:
@@ -360,13 +369,16 @@ class Peerage:
             self._dirty.update(self._inside(cidr))
         singles = {format_ip(cidr.first, cidr.width) for cidr in moved.singles}
         found = {}
+        joined: dict[tuple[Marks, Marks], Marks] = {}  # equal marks are one object: compared by identity
         for address in self._dirty | singles:
             number, width = parse_ip(address)
             own = self._held_marks(address)
             self._keep(address, number, width, own)
             if own or self._prefixes.single(number, width):
-                around = self._prefixes.around(number, width)
-                found[address] = own | around if around else own
+                pair = own, self._prefixes.around(number, width)
+                if (both := joined.get(pair)) is None:
+                    both = joined[pair] = own | pair[1]
+                found[address] = both
             else:
                 found[address] = NONE
         self._dirty, self._dirty_prefixes = set(), set()
@@ -385,12 +397,12 @@ class Peerage:
         return NONE if held is None else held.marks
 
     def _keep(self, address: str, number: int, width: int, own: Marks) -> None:
-        place = (width, number >> 8)
         if own:
             if address not in self._own:
-                self._near.setdefault(place, set()).add(address)
+                self._near.setdefault((width, number >> 8), set()).add(address)
             self._own[address] = own
         elif self._own.pop(address, None) is not None:
+            place = (width, number >> 8)
             self._near[place].discard(address)
             if not self._near[place]:
                 del self._near[place]

@@ -268,20 +268,8 @@ class PolicyCalc:
     def _settle_marks(self) -> tuple[set[str], set[Range]]:
         """Give addresses and ranges the classes of their marks."""
         marks, moved = self._peers.settle()
-        before: dict[str | Range, int] = {}
-        before.update((each, self.state.addresses.get(each, UNKNOWN)) for each in marks)
-        before.update((each, self.state.ranges.get(each, UNKNOWN)) for each in moved.ranges)
-        places: dict[str | Range, Marks] = {}
-        places.update(marks.items())
-        places.update(moved.ranges.items())
-        addresses, ranges = set[str](), set[Range]()
-        for place, number in assign(self._classes, before, places).items():
-            if isinstance(place, str):
-                addresses.add(place)
-                _put(self.state.addresses, place, number)
-            else:
-                ranges.add(place)
-                _put(self.state.ranges, place, number)
+        addresses = assign(self._classes, self.state.addresses, marks)
+        ranges = assign(self._classes, self.state.ranges, moved.ranges)
         return addresses, ranges
 
     def _settle_keys(self) -> tuple[set[TableKey], set[TableKey]]:
@@ -380,35 +368,35 @@ class PolicyCalc:
         return changed
 
 
-def assign(classes: Classes, before: Mapping[Place, int], places: Mapping[Place, Marks]) -> dict[Place, int]:
-    """The classes of places (addresses, ranges) that have these marks now, those that changed. A class all of whose
-    places go the same way to a new class is that class, under its number: nothing has to move."""
+def assign(classes: Classes, held: dict[Place, int], places: Mapping[Place, Marks]) -> set[Place]:
+    """Give places (addresses, ranges) the classes of the marks that they have now; those whose class is another. A
+    class all of whose places go the same way to a new class is that class, under its number: nothing has to move."""
     by_class: dict[int, list[Place]] = {}
-    for place, number in before.items():
-        if classes.marks[number] != places[place]:
+    for place, marks in places.items():
+        number = held.get(place, UNKNOWN)
+        before = classes.marks[number]
+        if before is not marks and before != marks:
             by_class.setdefault(number, []).append(place)
-    found = {}
+    found = set[Place]()
     for number, moving in by_class.items():
         aims = {places[place] for place in moving} if len(moving) == classes.count(number) else set()
         if len(aims) == 1 and not classes.known(aim := aims.pop()):
             classes.rename(number, aim)
             continue
         for place in moving:
-            found[place] = after = classes.number(places[place])
+            after = classes.number(places[place])
             classes.move(number, after)
+            if after == UNKNOWN:
+                del held[place]
+            else:
+                held[place] = after
+        found.update(moving)
     return found
 
 
 def _ports(found: EndpointSlice) -> frozenset[Port]:
     known = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
     return frozenset((known[each.protocol], each.port) for each in found.ports or () if each.protocol in known)
-
-
-def _put(held: dict[Place, int], place: Place, number: int) -> None:
-    if number == UNKNOWN:
-        del held[place]
-    else:
-        held[place] = number
 
 
 def _canonical(addresses: Iterable[str]) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ class Prefixes:
 
     def single(self, number: int, width: int) -> bool:
         """The address is a prefix of its own; as of the last `settle`."""
-        return Cidr(number, width, width) in self._all
+        narrowest = self._by_length[width][:1]
+        return bool(narrowest) and narrowest[0][0] == 0 and number in narrowest[0][1]
 
     def settle(self) -> Moved:
         """Bring everything up to date with what was set."""
