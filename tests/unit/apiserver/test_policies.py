@@ -54,6 +54,16 @@ async def test_what_documentation_shows_is_accepted(api: Any) -> None:
         assert made["metadata"]["generation"] == 1
 
 
+async def test_applied_again_nothing_changes(api: Any) -> None:
+    """Also not what the server wrote back, which belongs to nobody."""
+    for obj in ACCEPTED:
+        where = (kind_of(obj), obj["metadata"]["name"], obj, "default")
+        first = await api.patch(*where, kind="apply", manager="t")
+        again = await api.patch(*where, kind="apply", manager="t")
+        assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"], obj["metadata"]["name"]
+        assert all(again["spec"][key] == value for key, value in obj["spec"].items())
+
+
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 async def test_mistakes_are_refused_with_the_field(api: Any, case: Refused) -> None:
     with pytest.raises(ApiError) as caught:
@@ -122,6 +132,15 @@ async def test_what_is_not_enforced_is_accepted_with_a_warning(api: Any, running
     assert "Warning" not in answer.headers, "said once, when it changes"
     answer = await running.http("POST", f"{BASE}/profiles", policy("p", {}, "Profile"))
     assert answer.status == 201 and "not enforced" in answer.headers["Warning"]
+
+
+async def test_domain_names_are_accepted_with_a_warning(api: Any, running: Any) -> None:
+    rule = {"action": "Accept", "to": [{"domainNames": ["*.example.org"]}]}
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [rule]}
+    obj = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "p"}}
+    path = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+    answer = await running.http("POST", path, {**obj, "spec": spec})
+    assert answer.status == 201 and "spec.egress[0].to[0].domainNames" in answer.headers["Warning"]
 
 
 async def test_no_warnings_for_rules_that_are_held_to(running: Any) -> None:
