@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from podwire.model.expression import selector_of
 from podwire.model.policy import Over, Peers
+from podwire.model.selectors import KEY, VALUE
 from podwire.model.terms import NAMESPACE, OF_NAMESPACE, ORCHESTRATOR, Compare, Every, Has, Not, OneOf, Term
 from podwire.model.written import PolicyError
 
-_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 POD = Compare(ORCHESTRATOR, "==", "k8s")
 """Matches pods, not network sets."""
 
@@ -61,13 +58,13 @@ def _equal(key: str, values: list[str], *, negated: bool = False) -> Term:
 
 
 def _key(key: str, path: str) -> str:
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         raise PolicyError(path, f"{key[:300]!r} is no label's name")
     return key
 
 
 def _value(value: str, path: str) -> str:
-    if not _VALUE.fullmatch(value):
+    if not VALUE.fullmatch(value):
         raise PolicyError(path, f"{value[:80]!r} is no label's value")
     return value
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_KEY = re.compile(r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
-_VALUE = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
+KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+"""What a label is called and what it may be, as a full match."""
 _SET = re.compile(r"^(\S+)\s+(in|notin)\s*\(([^()]*)\)$")
 
 
@@ -67,10 +68,10 @@ def _split(text: str) -> list[str]:
 
 
 def _requirement(key: str, operator: str, values: list[str]) -> Requirement:
-    if not _KEY.match(key):
+    if not KEY.fullmatch(key):
         raise SelectorError(f"{key!r} is not a valid label key")
     for value in values:
-        if not _VALUE.match(value):
+        if not VALUE.fullmatch(value):
             raise SelectorError(f"{value!r} is not a valid label value")
     return Requirement(key, operator, frozenset(values))
 

@@ -9,6 +9,7 @@ import yaml
 
 from podwire.model.policy import KUBERNETES_ORDER, Policy, PolicyKey
 from podwire.model.policykinds import BY_API, written
+from podwire.model.selectors import SelectorError, label_selector
 from podwire.model.written import PolicyError
 from tests.unit.model.reading import inspect, read, told
 
@@ -246,6 +247,14 @@ def test_labels_at_their_limits() -> None:
             inspect(policy(f"{{podSelector: {{matchLabels: {{'{wrong}': x}}}}}}"))
     with pytest.raises(PolicyError, match="no label's value"):
         inspect(policy(f"{{podSelector: {{matchLabels: {{a: {value}v}}}}}}"))
+
+
+def test_a_line_break_is_in_no_label() -> None:
+    for labels in ({"a": "x\n"}, {"a\n": "x"}):
+        with pytest.raises(PolicyError, match="no label's"):
+            inspect({**HEAD, "spec": {"podSelector": {"matchLabels": labels}}})
+        with pytest.raises(SelectorError):
+            label_selector({"matchLabels": labels})
 
 
 def test_ten_thousand_rules_and_a_megabyte() -> None:
