@@ -357,7 +357,7 @@ class Peerage:
 
     def marks_at(self, address: str) -> Marks:
         """As of the last `settle`."""
-        return self._own.get(address, NONE) | self._prefixes.around(*parse_ip(address))
+        return self._own.get(address, NONE) | self._prefixes.around(*_number(address))
 
     def settle(self) -> tuple[dict[str, Marks], Moved]:
         """The marks of the addresses that may have others than before (NONE: not an address of its own any more), and
@@ -371,7 +371,7 @@ class Peerage:
         found = {}
         joined: dict[tuple[Marks, Marks], Marks] = {}  # equal marks are one object: compared by identity
         for address in self._dirty | singles:
-            number, width = parse_ip(address)
+            number, width = _number(address)
             own = self._held_marks(address)
             self._keep(address, number, width, own)
             if own or self._prefixes.single(number, width):
@@ -416,3 +416,11 @@ class Peerage:
             places = [place for place in self._near if place[0] == cidr.width and first <= place[1] <= last]
         for place in places:
             yield from self._near.get(place, ())
+
+
+def _number(address: str) -> tuple[int, int]:
+    """Like `parse_ip`, of an address in its usual spelling: here they come by the hundred thousand."""
+    if ":" in address:
+        return parse_ip(address)
+    a, b, c, d = map(int, address.split("."))
+    return a << 24 | b << 16 | c << 8 | d, 32
