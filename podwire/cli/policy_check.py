@@ -86,7 +86,7 @@ def report(found: list[Finding], scene: Scene, blind: list[str]) -> str:
 
 def _paragraph(one: Finding, width: int) -> str:
     where = f"   {one.where}" if one.where else ""
-    head = f"{click.style(one.level, fg=_COLOURS[one.level], bold=True)}: {one.object} {one.field}{where}"
+    head = f"{click.style(one.level, fg=_COLOURS[one.level], bold=True)}: {f'{one.object} {one.field}'.strip()}{where}"
     lines = [head]
     for lead, text in (("  ", f"{one.kind}: {one.problem}"), ("  → ", one.remedy)):
         lines += textwrap.wrap(

@@ -174,8 +174,7 @@ def unenforced(nodes: Iterable[NodeSeen]) -> list[Finding]:
             continue
         stale = state == "stale"
         kind = "policy is stale" if stale else "policy is not enforced"
-        what = "stands as it last was, and follows no change" if stale else "no policy has any effect on its pods"
-        problem = f"{why.strip() or state}: {what}"
+        problem = (why.strip() or state) + ("" if stale else ": no policy has any effect on its pods")
         way = _WAYS.get(state, "Look at `podwire node status` and at the agent's log")
         found.append(Finding(ERROR, kind, f"Node {seen.node}", "", problem, way))
     return found

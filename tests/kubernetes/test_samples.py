@@ -24,6 +24,7 @@ FENCE = re.compile(r"^( *)```(\w+)?([^\n]*)\n(.*?)\n *```$", re.MULTILINE | re.D
 HERE_DOCUMENT = re.compile(r"<<-?'?(\w+)'?[^\n]*\n(.*?)\n\1$", re.MULTILINE | re.DOTALL)
 OF_OTHERS = {
     "kind.x-k8s.io/v1alpha4": "kind's cluster file: `lab up --config` reads it, no API server does",
+    "tests": "assertions: `podwire policy test` reads them, no API server does",
     "topology": "containerlab's topology: `lab up --topo` reads it, no API server does",
 }
 """By apiVersion, or by a key of the file: samples that are for somebody else, and for whom."""
