@@ -28,12 +28,12 @@ from podwire.agent.policyengine import PolicyEngine
 from podwire.calc.numbers import Exhausted
 from podwire.calc.policy import PolicyCalc
 from podwire.calc.verdicts import PolicyChanges
-from podwire.ipam.layout import CLASSIC, NATIVE
+from podwire.ipam.layout import CLASSIC, NATIVE, stored_gvr
 from podwire.kernel.netlink import KernelError
-from podwire.kube.watch import InSync
+from podwire.kube.watch import InSync, Update
 from podwire.model import policykinds
 from podwire.model.endpointslice import EndpointSlice
-from podwire.model.gvr import CRDS, ENDPOINTSLICES, GVR, NAMESPACES, NODES, PODS, SERVICEACCOUNTS
+from podwire.model.gvr import CRDS, ENDPOINTSLICES, GVR, IPAMBLOCKS, NAMESPACES, NODES, PODS, SERVICEACCOUNTS
 from podwire.model.member import Namespace, ServiceAccount
 from podwire.model.meta import Meta
 from podwire.model.node import Node
@@ -50,10 +50,22 @@ Key = tuple[str, str]  # namespace, name
 _BUILT_IN = {kind.gvr for kind in policykinds.KINDS if kind.gvr.group == "networking.k8s.io"}
 
 
+class Version(msgspec.Struct, frozen=True):
+    """One of those that a CustomResourceDefinition lists."""
+
+    name: str = ""
+    served: bool = False
+
+
+class Versions(msgspec.Struct, frozen=True):
+    versions: tuple[Version, ...] = ()
+
+
 class Definition(msgspec.Struct, frozen=True):
-    """A CustomResourceDefinition, its name alone."""
+    """A CustomResourceDefinition: its name, and which versions are served."""
 
     metadata: Meta = Meta()
+    spec: Versions = Versions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,9 @@ class PolicyLoop:
             _Kind(ENDPOINTSLICES, EndpointSlice, self.calc.on_slice),
             _Kind(PODS, Pod, self._on_pod),
         ]
-        self._optional: dict[str, _Kind] = {}
+        self._optional: list[_Kind] = []
+        self._defined: dict[str, frozenset[str]] = {}  # versions served, of definitions by name
+        self._classic = False
         for kind in policykinds.KINDS:
             self._add(kind.gvr, kind.record, partial(self._on_policy, kind))
         self._add(policykinds.TIER.gvr, Written, self._on_tier)
@@ -132,7 +146,7 @@ class PolicyLoop:
         if gvr in _BUILT_IN:
             self._kinds.append(kind)
         else:
-            self._optional[f"{gvr.plural}.{gvr.group}"] = kind
+            self._optional.append(kind)
 
     # -- following the API ------------------------------------------------------------------------------------------
 
@@ -155,28 +169,41 @@ class PolicyLoop:
                 kind.in_sync = True
             else:
                 kind.waiting[item.key] = item.object
-                if kind is self._definitions:
-                    self._follow(item.key[1], there=item.object is not None)
+            if kind is self._definitions:
+                self._define(item)
             self._hear()
 
     def _hear(self) -> None:
         self._oldest = self._oldest or time.monotonic()
         self._news.set()
 
-    def _follow(self, name: str, *, there: bool) -> None:
-        """Watch a kind as long as it is defined."""
-        kind = self._optional.get(name.replace(CLASSIC, NATIVE) if name.endswith(CLASSIC) else name)
-        if kind is None:
-            return
-        if there and kind.task is None:
-            self._start(kind)
-        elif not there and kind.task is not None:
-            kind.task.cancel()
-            kind.task, kind.in_sync = None, False
-            kind.waiting = dict.fromkeys(kind.known)
+    def _define(self, item: Update | InSync) -> None:
+        if isinstance(item, InSync):
+            # as `ipam.layout.is_classic` decides it, and as seldom: the other layout's definitions are not ours
+            older, newer = (f"{IPAMBLOCKS.plural}.{group}" in self._defined for group in (CLASSIC, NATIVE))
+            self._classic = older and not newer
+        elif item.object is None:
+            self._defined.pop(item.key[1], None)
+        else:
+            served = frozenset(each.name for each in item.object.spec.versions if each.served)
+            self._defined[item.key[1]] = served
+        if self._definitions.in_sync:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Watch each kind as long as it is defined, with the version that is read, where the cluster's state lies."""
+        for kind in self._optional:
+            at = stored_gvr(kind.gvr) if self._classic else kind.gvr
+            there = at.version in self._defined.get(f"{at.plural}.{at.group}", ())
+            if there and kind.task is None:
+                self._start(kind)
+            elif not there and kind.task is not None:
+                kind.task.cancel()
+                kind.task, kind.in_sync = None, False
+                kind.waiting = dict.fromkeys(kind.known)
 
     def _watched(self) -> list[_Kind]:
-        return [*self._kinds, *(kind for kind in self._optional.values() if kind.task is not None)]
+        return [*self._kinds, *(kind for kind in self._optional if kind.task is not None)]
 
     def ready(self, pod: Key, uid: str) -> bool:
         """Whether the kernel holds what this pod (of that UID, if one is given) needs. From any thread."""
@@ -211,7 +238,7 @@ class PolicyLoop:
             unapplied, self._oldest = unapplied or self._oldest, 0.0
             doubtful, self._doubtful = self._doubtful, False
             known = all(kind.in_sync for kind in self._watched())
-            news = [(kind, self._taken(kind)) for kind in (*self._kinds, *self._optional.values()) if kind.waiting]
+            news = [(kind, self._taken(kind)) for kind in (*self._kinds, *self._optional) if kind.waiting]
             rewired, self._rewired = self._rewired, set()
             if not news and not rewired and not doubtful and not pause and self.applied.is_set():
                 continue
