@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "pairs", multiple=True, metavar="NAME=VALUE",
     help="namespace, image, pull-policy, pod-cidr, block-size, encapsulation (Always, CrossSubnet, Never), mtu,"
-    " api-server, classic.",
+    " api-server, policy-enforce, classic.",
 )  # fmt: skip
 @click.option("--values", type=Path, metavar="FILE", help="The same as a YAML file; --set wins.")
 @click.option("--timeout", type=click.IntRange(1), default=300, show_default=True, help="Seconds to wait for nodes.")

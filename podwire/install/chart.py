@@ -25,6 +25,7 @@ VALUES = {
     "encapsulation": "encapsulation",
     "mtu": "mtu",
     "api_server": "apiServer",
+    "policy_enforce": "policyEnforce",
 }
 """Option → value; the namespace is the release's."""
 _MARK = "MARK-OF-SETTINGS"

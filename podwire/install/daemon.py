@@ -47,6 +47,7 @@ def settings(options: Options) -> str:
         f"health_port = {HEALTH_PORT}",
         f"mtu = {options.mtu}",
         f'api_server = "{options.api_server}"',
+        f'policy.enforce = "{options.policy_enforce}"',
     ]
     return "\n".join(lines) + "\n"
 

@@ -19,6 +19,7 @@ NODE_GROUP, NODE_USER = "podwire:agents", "podwire:agent:"
 IMAGE = f"podwire/podwire:{__version__}"
 ENCAPSULATIONS = ("Always", "CrossSubnet", "Never")
 PULL_POLICIES = ("IfNotPresent", "Always", "Never")
+ON, OFF = "on", "off"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PINNED = re.compile(r"[\w][\w.\-/:]*(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})")
@@ -32,7 +33,8 @@ class OptionError(Exception):
 class Options:
     """Every choice. `pod_cidr` is the default pool's, `block_size` its blocks' prefix length, `encapsulation` its
     VXLAN mode; `mtu` of pods in bytes, 0 as the underlay allows; `api_server` a URL for clusters without kube-proxy,
-    where nobody answers at the kubernetes Service's address yet; `classic`: IPAM state lies in Calico's older layout.
+    where nobody answers at the kubernetes Service's address yet; `policy_enforce` off: policies stay text, and what the
+    kernel has of them goes; `classic`: IPAM state lies in Calico's older layout.
     """
 
     namespace: str = NAMESPACE
@@ -43,6 +45,7 @@ class Options:
     encapsulation: str = "Always"
     mtu: int = 0
     api_server: str = ""
+    policy_enforce: str = ON
     classic: bool = False
 
 
@@ -90,6 +93,7 @@ def check(options: Options) -> None:
     for name, value, known in (
         ("encapsulation", options.encapsulation, ENCAPSULATIONS),
         ("pull-policy", options.pull_policy, PULL_POLICIES),
+        ("policy-enforce", options.policy_enforce, (ON, OFF)),
     ):
         if value not in known:
             raise OptionError(f"{name}: {value!r} is not one of {', '.join(known)}")

@@ -8,4 +8,5 @@ lease_namespace = "{{ .Release.Namespace }}"
 health_port = 9098
 mtu = {{ .Values.mtu }}
 api_server = "{{ .Values.apiServer }}"
+policy.enforce = "{{ .Values.policyEnforce }}"
 {{ end -}}

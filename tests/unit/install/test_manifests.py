@@ -171,6 +171,7 @@ def test_the_agent_understands_its_settings(options: Options, tmp_path: Any) -> 
     path.write_text(settings["data"]["agent.toml"])
     found = config.load(path, {"PODWIRE_NODE_NAME": "n1"})
     assert (found.mtu, found.api_server, found.health_port) == (options.mtu, options.api_server, daemon.HEALTH_PORT)
+    assert found.policy_enforce == options.policy_enforce
     assert found.set_aside and not found.cluster_duties and found.lease_namespace == options.namespace
     assert str(found.proc_sys) == daemon.PROC_SYS
     inside = {mount["mountPath"] for mount in pod(options)["containers"][0]["volumeMounts"]}
@@ -214,6 +215,7 @@ REFUSED = {
     "mtu of nothing": ({"mtu": 100}, "mtu: 100"),
     "encapsulation unknown": ({"encapsulation": "GRE"}, "encapsulation: 'GRE' is not one of Always"),
     "pull policy unknown": ({"pull_policy": "Sometimes"}, "pull-policy"),
+    "policy neither on nor off": ({"policy_enforce": "false"}, "policy-enforce"),
     "server without TLS": ({"api_server": "http://10.0.0.1:6443"}, "api-server"),
     "server that ends the text": ({"api_server": 'https://a"\nshim = "/tmp/x'}, "api-server"),
 }
