@@ -29,8 +29,10 @@ OPEN = Decision(True, RuleRef(None, ""))
 """What happens behind the last tier."""
 WORTH = 64
 """Rows that a gate must save."""
-_BACK = 8
-"""Stages that a rule may go back over: what a search may cost."""
+_GATES = 8
+"""What a table may have of them: each is two lookups more, or three."""
+_BACK = _GATES + 2
+"""Stages that a rule may go back over: one of each kind, so that rules of one action need no more than these."""
 
 
 def plan(tiers: Tiers, inside: Inside, mark: Callable[[Asked], int], count: Count, source_port: int | None) -> Plan:
@@ -184,12 +186,14 @@ def _many(entries: list[Entry], count: Count) -> dict[Who, bool]:
         if entry.region is not None and entry.who != EVERYBODY:
             size = int(entry.region.rest) + sum(map(len, entry.region.by.values()))
             rows[entry.who] = rows.get(entry.who, 0) + size
-    found = {}
+    saved: list[tuple[int, Who, bool]] = []
     for who, each in rows.items():
-        some, everybody = count(who) if each > 1 else (0, 0)
-        if some * each > 2 * (min(some, everybody - some) + each) + WORTH:
-            found[who] = some > everybody - some
-    return found
+        some, everybody = count(who)
+        behind = min(some, everybody - some) + each
+        if some * each > 2 * behind + WORTH:
+            saved.append((some * each - behind, who, some > everybody - some))
+    saved.sort(key=lambda one: -one[0])
+    return {who: others for _, who, others in saved[:_GATES]}
 
 
 def _place(drafts: list[_Draft], began: int, entry: Entry, kind: Kind, back: int = _BACK) -> None:
