@@ -12,11 +12,11 @@ BaselineAdminNetworkPolicy, projectcalico.org/v3 policies and tiers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from podwire.calc.oracle_calico import calico_policy, staged_kubernetes
-from podwire.calc.oracle_rules import Clause, Flow, Governing, cluster_policy, network_policy
+from podwire.calc.oracle_rules import Flow, Governing, cluster_policy, network_policy
 from podwire.calc.oracle_world import End, Object, Objects, PodEnd, Unreadable
 from podwire.model.address import AddressError
 
@@ -88,8 +88,8 @@ class Step:
 class Side:
     """One direction of a verdict. `policy` is "Kind namespace/name" and `rule` its rule's name or place
     ("ingress[2]"); at the end of a tier `policy` is '' and `rule` the tier; both are '' where no policy had a say.
-    `reason` says the same in words. `trail` is what happened on the way, the last step decides. `also` are other rules
-    that match and would have said the same: (policy, rule)."""
+    `reason` says the same in words. `trail` is what happened on the way, the last step decides. `also` are others
+    that would have said the same had this rule not been there, before any that says otherwise: (policy, rule)."""
 
     allowed: bool
     policy: str = ""
@@ -117,7 +117,9 @@ class Judgement:
 
 
 def judge(world: World, flow: Flow, *, staged: bool = False) -> Judgement:
-    """The verdict on the first packet of a connection; `staged` as if the staged policies were enforced."""
+    """The verdict on the first packet of a connection; `staged` as if the staged policies were enforced. Raises
+    AddressError."""
+    flow = replace(flow, source=flow.source.plain(), destination=flow.destination.plain())
     source, destination = (_subject(world, end) for end in (flow.source, flow.destination))
     if source is not None and destination is not None and source.key == destination.key:
         never = Side(True, reason="a pod reaches itself")
@@ -153,52 +155,55 @@ def _side(world: World, flow: Flow, pod: PodEnd | None, direction: str, staged: 
     if pod is None:
         return Side(True, reason="not a pod of the cluster's network")
     trail: list[Step] = []
-    for tier, default in world.tiers:
-        governing = [
-            policy
-            for policy in world.policies.get(tier, ())
-            if (staged or not policy.staged) and policy.rules(direction) is not None and policy.governs(pod)
-        ]
-        if not governing:
-            continue
-        asked = list(_asked(governing, direction))
-        for at, (policy, clause) in enumerate(asked):
-            if not clause.matches(flow):
-                continue
-            trail.append(Step(tier, policy.title, clause.label, clause.action))
-            if clause.action == "Log":
-                continue
-            if clause.action == "Pass":
-                break
-            return Side(
-                clause.action == "Allow",
-                policy.title,
-                clause.label,
-                f"{clause.action} by {policy.title} {clause.label}",
-                tuple(trail),
-                tuple(_alike(asked[at + 1 :], clause.action, flow)),
-            )
-        else:
-            trail.append(Step(tier, "", tier, default))
-            if default == "Deny":
-                names = ", ".join(policy.title for policy in governing)
-                return Side(False, "", tier, f"governed by {names}; no rule matches", tuple(trail))
+    on_the_way = _steps(world, flow, pod, direction, staged)
+    for step in on_the_way:
+        trail.append(step)
+        if step.action in ("Allow", "Deny"):
+            why = f"{step.action} by {step.policy} {step.rule}"
+            if not step.policy:
+                names = (policy.title for policy in _governing(world, step.tier, pod, direction, staged))
+                why = f"governed by {', '.join(names)}; no rule matches"
+            also = tuple(_alike(step, on_the_way))
+            return Side(step.action == "Allow", step.policy, step.rule, why, tuple(trail), also)
     return Side(True, reason="passed on by every tier" if trail else "no policy governs the pod", trail=tuple(trail))
 
 
-def _asked(policies: list[Governing], direction: str) -> Iterator[tuple[Governing, Clause]]:
-    for policy in policies:
+def _steps(world: World, flow: Flow, pod: PodEnd, direction: str, staged: bool) -> Iterator[Step]:
+    """Who says something, tier by tier; who asks on hears what would be said if this had not been."""
+    for tier, default in world.tiers:
+        if governing := _governing(world, tier, pod, direction, staged):
+            yield from _in_tier(tier, default, governing, flow, direction)
+
+
+def _in_tier(tier: str, default: str, governing: list[Governing], flow: Flow, direction: str) -> Iterator[Step]:
+    for policy in governing:
         for clause in policy.rules(direction) or ():
-            yield policy, clause
+            if clause.matches(flow):
+                yield Step(tier, policy.title, clause.label, clause.action)
+                if clause.action == "Pass":
+                    return
+    yield Step(tier, "", tier, default)
 
 
-def _alike(rest: list[tuple[Governing, Clause]], action: str, flow: Flow) -> Iterator[tuple[str, str]]:
-    """Matching rules of the same action, up to the first that matches with another."""
-    for policy, clause in rest:
-        if clause.matches(flow):
-            if clause.action != action:
-                return
-            yield policy.title, clause.label
+def _governing(world: World, tier: str, pod: PodEnd, direction: str, staged: bool) -> list[Governing]:
+    """A tier's policies for this pod and direction, in order."""
+    return [
+        policy
+        for policy in world.policies.get(tier, ())
+        if (staged or not policy.staged) and policy.rules(direction) is not None and policy.governs(pod)
+    ]
+
+
+def _alike(decided: Step, rest: Iterator[Step]) -> Iterator[tuple[str, str]]:
+    """Who else would have said the same, before anybody says otherwise."""
+    for step in rest:
+        passed = step.action == "Pass" and not step.policy
+        if step.action == decided.action and decided.policy:
+            yield step.policy, step.rule
+        elif not passed:
+            return
+        if not step.policy and not passed:
+            return
 
 
 def _policy_of(obj: Object, known: Objects) -> Governing | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from podwire.model.address import AddressError, Cidr, parse_ip
+from podwire.model.address import AddressError, Cidr, format_ip, parse_ip
 from podwire.model.expression import ExpressionError, parse_expression
 
 NAMESPACE, ACCOUNT = "projectcalico.org/namespace", "projectcalico.org/serviceaccount"
@@ -34,6 +34,11 @@ class End:
     address: str
     pod: tuple[str, str] | None = None
     node: str | None = None
+
+    def plain(self) -> End:
+        """With the address as it is usually written. Raises AddressError."""
+        usual = format_ip(*number_of(self.address))
+        return self if usual == self.address else replace(self, address=usual)
 
 
 @dataclass(frozen=True)
@@ -282,10 +287,9 @@ def number_of(address: str) -> tuple[int, int]:
 def canonical(address: str) -> str:
     """The usual text of an address; '' for what is none (a node's host name)."""
     try:
-        found = Cidr(number_of(address)[0], number_of(address)[1], number_of(address)[1])
+        return format_ip(*number_of(address))
     except AddressError:
         return ""
-    return str(found).partition("/")[0]
 
 
 def _group(obj: Object) -> str:

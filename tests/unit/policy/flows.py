@@ -1,4 +1,4 @@
-"""Flows that a world's policies are likely to tell apart: ends, ports and types are taken from what the policies name."""
+"""Flows that a world's policies are likely to tell apart: ends, ports and types are among those that policies name."""
 
 from __future__ import annotations
 
@@ -7,52 +7,72 @@ from collections.abc import Iterator
 from typing import Any
 
 from podwire.calc.oracle import End, Flow
+from podwire.calc.oracle import World as Policies
 from podwire.model.address import Cidr, format_ip
 from tests.unit.policy.objects import Object
-from tests.unit.policy.worlds import HERE, NUMBERS, THERE, World
+from tests.unit.policy.worlds import NUMBERS, World
 
 OUTSIDE = ("192.0.2.7", "192.0.2.200", "203.0.113.9", "198.51.100.1", "2001:db8::7", "2001:db8::9", "2a00::1")
+EDGES = (49, 50, 90, 91, 79, 81, 82, 444, 7999, 8000, 9091, 65_535)
 ICMP_TYPES = ((8, 0), (8, 1), (0, 0), (3, 1), (3, 0))
 ICMPV6_TYPES = ((128, 0), (128, 1), (129, 0), (1, 0))
 
 
 def flows(seed: int, world: World, count: int, *, spoken: bool = False) -> Iterator[Flow]:
-    """`count` flows with a pod of this world at one end at least; `spoken` leaves out what takes raw sockets to send
-    (odd protocols, ICMP other than echo) and what does not leave a pod."""
+    """`count` flows with a pod of this world at one end at least, mostly one that policies govern in that direction;
+    `spoken` leaves out what takes raw sockets to send (odd protocols, ICMP other than echo) and what does not leave a
+    pod."""
     chance = random.Random(seed)
-    pods = [end for obj in world.of_kind("Pod") if obj["status"]["phase"] == "Running" for end in _ends(obj)]
-    policed = [end for end in pods if end.node is None]
+    running = [obj for obj in world.of_kind("Pod") if obj["status"]["phase"] == "Running"]
+    ends = [(end, obj) for obj in running for end in _ends(obj)]
+    policed = [(end, direction) for end, _ in ends if end.node is None for direction in ("ingress", "egress")]
+    policies = Policies.of(world.objects)
+    governed = [each for each in policed if _governed(policies, *each)]
     others = {family: [*_others(world, family, chance)] for family in (4, 6)}
-    ports = _ports(world)
     made = 0
     while made < count:
-        own = chance.choice(policed)
+        own, direction = chance.choice(governed if governed and chance.random() < 0.8 else policed)
         family = 6 if ":" in own.address else 4
-        among = [end for end in pods if (":" in end.address) == (family == 6)]
+        among = [end for end, _ in ends if (":" in end.address) == (family == 6)]
         other = chance.choice(among) if chance.random() < 0.65 else chance.choice(others[family])
-        if spoken and other.pod == own.pod:
+        if other.pod == own.pod and (spoken or chance.random() < 0.9):
             continue
-        source, destination = (own, other) if chance.random() < 0.5 else (other, own)
+        source, destination = (own, other) if direction == "egress" else (other, own)
         made += 1
-        yield Flow(source, destination, *_kind(chance, family, ports, spoken))
+        yield Flow(source, destination, *_kind(chance, family, _named(running, destination), spoken))
 
 
-def _kind(chance: random.Random, family: int, ports: list[int], spoken: bool) -> tuple[int, ...]:
-    protocol = chance.choices(
-        (6, 17, 132, 1, 136 if chance.random() < 0.5 else 47), (10, 5, 1.5, 3, 0 if spoken else 0.5)
-    )[0]
-    if protocol in (6, 17, 132):
-        source = chance.choice((40_000, 30_000, 1023, 80, chance.randint(1, 65_535)))
-        return protocol, chance.choice(ports), 40_001 if spoken else source
-    if protocol == 1:
+def _governed(world: Policies, end: End, direction: str) -> bool:
+    pod = world.objects.pods[end.pod] if end.pod else None
+    return pod is not None and any(
+        policy.rules(direction) is not None and policy.governs(pod)
+        for policies in world.policies.values()
+        for policy in policies
+    )
+
+
+def _named(running: list[Object], end: End) -> list[tuple[int, int]]:
+    """The ports that a pod gives names, as (protocol, number)."""
+    for obj in running:
+        if (obj["metadata"]["namespace"], obj["metadata"]["name"]) == end.pod:
+            ports = obj["spec"]["containers"][0]["ports"]
+            return [(6 if port["protocol"] == "TCP" else 17, port["containerPort"]) for port in ports]
+    return []
+
+
+def _kind(chance: random.Random, family: int, named: list[tuple[int, int]], spoken: bool) -> tuple[int, ...]:
+    """Protocol, port, source port, type and code."""
+    what = chance.choices(("ported", "icmp", "other"), (14, 6, 0 if spoken else 0.7))[0]
+    if what == "icmp":
         kinds = ICMP_TYPES if family == 4 else ICMPV6_TYPES
-        return (
-            1 if family == 4 else 58,
-            0,
-            0,
-            *(kinds[0] if spoken or chance.random() < 0.4 else chance.choice(kinds)),
-        )
-    return protocol, 0, 0
+        one = kinds[0] if spoken or chance.random() < 0.4 else chance.choice(kinds)
+        return 1 if family == 4 else 58, 0, 0, *one
+    if what == "other":
+        return chance.choice((136, 47)), 0, 0
+    source = 40_001 if spoken else chance.choice((40_000, 30_000, 1023, 80, chance.randint(1, 65_535)))
+    if named and chance.random() < 0.35:
+        return *chance.choice(named), source
+    return chance.choices((6, 17, 132), (10, 5, 1.5))[0], chance.choice(NUMBERS * 6 + EDGES), source
 
 
 def _ends(obj: Object) -> Iterator[End]:
@@ -67,7 +87,7 @@ def _others(world: World, family: int, chance: random.Random) -> Iterator[End]:
     for obj in world.of_kind("Node"):
         for item in obj["status"]["addresses"]:
             if (":" in item["address"]) == (family == 6):
-                yield End(item["address"], node=obj["metadata"]["name"])
+                yield from [End(item["address"], node=obj["metadata"]["name"])] * 6
     for address in OUTSIDE:
         if (":" in address) == (family == 6):
             yield End(address)
@@ -94,13 +114,3 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
     elif isinstance(value, str):
         yield value
-
-
-def _ports(world: World) -> list[int]:
-    """The numbers that anybody names, most often; their neighbours, and the ends of ranges."""
-    edges = [49, 50, 90, 91, 79, 81, 82, 444, 7999, 8000, 9091, 65_535]
-    return [*NUMBERS * 6, *edges]
-
-
-def nodes() -> tuple[str, str]:
-    return HERE, THERE

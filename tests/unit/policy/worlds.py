@@ -1,6 +1,6 @@
-"""Random worlds as the API holds them, the same for the same seed, small enough that every clause matters now and then.
+"""Random worlds as the API holds them, the same for the same seed, small enough that every clause matters at times.
 
-A world has one node whose pods are judged (`HERE`) and another; a handful of pods, labels, ports and prefixes, and a few
+A world has one node whose pods are judged (`HERE`) and another; a handful of pods, labels, ports and prefixes, and some
 policies of every kind about them. `flows` (beside this page) asks about it, `steps` changes it.
 """
 
@@ -33,7 +33,7 @@ RANGES = ((50, 90), (80, 81), (80, 443), (8000, 9090), (1, 65535))
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 NETS4 = ("10.244.0.0/24", "10.244.0.0/29", "10.244.1.0/24", "10.244.0.0/16", "192.0.2.0/24", "192.0.2.128/25")
 NETS4 += ("192.0.2.7/32", "203.0.113.0/26", "172.18.0.0/16", "10.0.0.0/8")
-NETS6 = ("fd00:244::/64", "fd00:244::/125", "2001:db8::/32", "2001:db8::7/128")
+NETS6 = ("fd00:244::/64", "fd00:244::1:0/125", "2001:db8::/32", "2001:db8::7/128")
 LABELS = {"app": ("web", "db", "api"), "role": ("front", "back")}
 SPACE_LABELS = {"team": ("red", "blue"), "env": ("prod",)}
 ACCOUNT_LABELS = {"trust": ("high", "low")}
@@ -46,9 +46,12 @@ class Places:
     """Where a world lies: addresses by node (0 or 1) and pod, and the nodes' own."""
 
     pod4: Callable[[int, int], str] = lambda at, number: f"10.244.{at}.{number + 1}"
-    pod6: Callable[[int, int], str] = lambda at, number: f"fd00:244::{at}:{number + 1:x}"
+    pod6: Callable[[int, int], str] = lambda at, number: f"fd00:244::{at + 1}:{number + 1:x}"
     node4: tuple[str, str] = ("172.18.0.2", "172.18.0.3")
     node6: tuple[str, str] = ("fd00:18::2", "fd00:18::3")
+
+
+PLACES = Places()
 
 
 @dataclass
@@ -89,7 +92,7 @@ def world(
 class Maker:
     """Makes objects, one after the other, out of one source of chance."""
 
-    def __init__(self, chance: random.Random, places: Places = Places()) -> None:
+    def __init__(self, chance: random.Random, places: Places = PLACES) -> None:
         self.random = chance
         self.places = places
         self.named = 0
@@ -126,7 +129,7 @@ class Maker:
             yield node(name, self.places.node4[at], self.places.node6[at], **self.labels({"role": ("edge", "core")}))
         for number in range(pods):
             yield self.pod(f"{self.one(SPACES)}/p{number}", number)
-        for _ in range(self.random.randint(0, 3)):
+        for _ in range(self.random.randint(0, 4)):
             yield self.network_set()
         for service in self.some(("svc", "api"), 0, 2):
             yield self.slices(f"{self.one(SPACES)}/{service}", pods)
@@ -178,7 +181,7 @@ class Maker:
 
     def policy(self) -> Object:
         kinds = (self.kubernetes, self.cluster_policy, self.calico, self.admin)
-        return self.random.choices(kinds, (5, 3, 7, 1))[0]()
+        return self.random.choices(kinds, (5, 4, 7, 1))[0]()
 
     def selector(self, labels: dict[str, tuple[str, ...]] = LABELS) -> Object:
         """A meta/v1 LabelSelector."""
@@ -239,8 +242,8 @@ class Maker:
                 ("10.244.0.0/16", ("10.244.0.0/29", "10.244.1.0/24", "10.244.0.2/32")),
                 ("0.0.0.0/0", ("10.244.0.0/29", "192.0.2.0/24", "172.18.0.0/16")),
                 ("192.0.2.0/24", ("192.0.2.128/25", "192.0.2.7/32")),
-                ("::/0", ("fd00:244::/125", "2001:db8::/32")),
-                ("fd00:244::/64", ("fd00:244::/125",)),
+                ("::/0", ("fd00:244::1:0/125", "2001:db8::/32")),
+                ("fd00:244::/64", ("fd00:244::1:0/125",)),
             )
         )
         return {"cidr": cidr} | ({"except": self.some(inside)} if self.maybe(0.6) else {})
@@ -287,7 +290,7 @@ class Maker:
         return of("policy.networking.k8s.io/v1alpha1", kind, name, spec)
 
     def cluster_rule(self, direction: str, allow: str, ports: str, passes: bool = True) -> Object:
-        rule: Object = {"action": self.one((allow, allow, "Deny", "Deny", *(["Pass"] if passes else [])))}
+        rule: Object = {"action": self.one((allow, "Deny", *(["Pass", "Pass"] if passes else [])))}
         if self.maybe(0.3):
             rule["name"] = self.name("rule-")
         rule["from" if direction == "ingress" else "to"] = self.several(lambda: self.cluster_peer(direction))
@@ -298,8 +301,8 @@ class Maker:
         return rule
 
     def cluster_peer(self, direction: str) -> Object:
-        if direction == "egress" and self.maybe(0.4):
-            if self.maybe(0.4):
+        if direction == "egress" and self.maybe(0.55):
+            if self.maybe(0.6):
                 return {"nodes": self.selector({"role": ("edge", "core")})}
             return {"networks": self.some(NETS4 + NETS6 + ("0.0.0.0/0", "::/0"))}
         return self.subject()
@@ -383,7 +386,7 @@ class Maker:
 
     def calico_rule(self, direction: str, namespaced: bool) -> Object:
         rule: Object = {"action": self.one(("Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log"))}
-        protocol = self.random.choices(("", "ported", "icmp", "not", "other"), (3, 5, 2, 2, 1))[0]
+        protocol = self.random.choices(("", "ported", "icmp", "not", "other"), (2, 5, 4, 2, 1))[0]
         ports = False
         if protocol == "ported":
             rule["protocol"], ports = self.one((*PROTOCOLS[:2], "TCP", "SCTP", 6)), True
@@ -391,7 +394,7 @@ class Maker:
             six = self.maybe(0.4)
             rule["protocol"] = "ICMPv6" if six else "ICMP"
             if self.maybe(0.8):
-                kind: Object = {"type": self.one((128, 129) if six else (8, 0, 3))} | (
+                kind: Object = {"type": self.one((128, 128, 129) if six else (8, 8, 0, 3))} | (
                     {"code": self.one((0, 1))} if self.maybe(0.4) else {}
                 )
                 rule[self.one(("icmp", "icmp", "notICMP"))] = kind
@@ -399,12 +402,12 @@ class Maker:
             rule["notProtocol"] = self.one((*PROTOCOLS, "ICMP"))
         elif protocol == "other":
             rule["protocol"] = self.one(("UDPLite", 47))
-        if "protocol" not in rule and self.maybe(0.15):
+        if "protocol" not in rule and rule.get("notProtocol") != "ICMP" and self.maybe(0.15):
             rule["ipVersion"] = self.one((4, 6))
         peer, own = ("source", "destination") if direction == "ingress" else ("destination", "source")
-        if self.maybe(0.75):
+        if self.maybe(0.5):
             rule[peer] = self.entity(namespaced, direction)
-        if self.maybe(0.2):
+        if self.maybe(0.12):
             rule[own] = self.entity(namespaced, "")
         if ports or not protocol:
             self.add_ports(rule, ports)
@@ -420,10 +423,10 @@ class Maker:
                 return self.one(PORT_NAMES)
             return "{}:{}".format(*self.one(RANGES)) if self.maybe(0.4) else self.one(NUMBERS)
 
-        if self.maybe(0.6 if numbers else 0.2):
-            field_name = self.one(("ports", "ports", "notPorts"))
+        if self.maybe(0.7 if numbers else 0.2):
+            field_name = self.one(("ports", "notPorts"))
             rule.setdefault("destination", {})[field_name] = self.several(port)
-        if numbers and self.maybe(0.1):
+        if numbers and self.maybe(0.55):
             ranges = [self.one((30000, "30000:40000", "1:1023"))]
             rule.setdefault("source", {})[self.one(("ports", "notPorts"))] = ranges
 
@@ -436,7 +439,7 @@ class Maker:
                 service["namespace"] = self.one(SPACES)
             return {"services": service}
         if self.maybe(0.45):
-            made["selector"] = self.expression(LABELS | {"net": ("office", "bad")} if self.maybe(0.5) else LABELS)
+            made["selector"] = self.expression({"net": ("office", "bad")} if self.maybe(0.35) else LABELS)
         if self.maybe(0.2):
             made["notSelector"] = self.expression()
         if self.maybe(0.3):
@@ -452,6 +455,6 @@ class Maker:
         nets = NETS6 if self.maybe(0.25) else NETS4
         if self.maybe(0.25):
             made["nets"] = self.some(nets)
-        if self.maybe(0.2):
+        if self.maybe(0.35):
             made["notNets"] = self.some(nets)
         return made
