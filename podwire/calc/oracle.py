@@ -154,6 +154,11 @@ def _own_node(world: World, source: End, destination: PodEnd) -> bool:
 def _side(world: World, flow: Flow, pod: PodEnd | None, direction: str, staged: bool) -> Side:
     if pod is None:
         return Side(True, reason="not a pod of the cluster's network")
+    # Who the peer is, its address alone tells; the governed pod is known.
+    if direction == "ingress":
+        flow = replace(flow, source=End(flow.source.address), destination=replace(flow.destination, pod=pod.key))
+    else:
+        flow = replace(flow, source=replace(flow.source, pod=pod.key), destination=End(flow.destination.address))
     trail: list[Step] = []
     on_the_way = _steps(world, flow, pod, direction, staged)
     for step in on_the_way:

@@ -299,5 +299,7 @@ def in_nets(end: End, nets: list[str]) -> bool:
 
 
 def has_named_port(end: End, name: str, protocol: int, port: int, known: Objects) -> bool:
-    """The pod at this end gives this name to this port of this protocol."""
-    return any((name, protocol, port) in pod.ports for pod in pods_at(end, known))
+    """The pod at this end gives this name to this port of this protocol: of the governed pod's own end (whose `pod` is
+    given) that pod itself, whoever else had the address before."""
+    pods = [known.pods[end.pod]] if end.pod is not None else pods_at(end, known)
+    return any((name, protocol, port) in pod.ports for pod in pods)

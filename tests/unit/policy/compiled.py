@@ -34,8 +34,8 @@ class Compiled:
     calc: PolicyCalc = field(default_factory=PolicyCalc)
 
     @staticmethod
-    def of(world: World, *, everywhere: bool = False) -> Compiled:
-        made = Compiled(everywhere=everywhere)
+    def of(world: World, *, everywhere: bool = False, calc: type[PolicyCalc] = PolicyCalc) -> Compiled:
+        made = Compiled(everywhere=everywhere, calc=calc())
         for key, obj in world.by_key.items():
             made.put(key, obj)
         made.calc.flush()
@@ -87,7 +87,7 @@ class Compiled:
         number = _number(governed, direction)
         if number is None:
             return OPEN
-        other = flow.source if direction == "ingress" else flow.destination
+        other = (flow.source if direction == "ingress" else flow.destination).plain()
         peer = class_of(self.state, other.address, *parse_ip(other.address))
         port = flow.icmp_type << 8 | flow.icmp_code if flow.protocol in (1, 58) else flow.port
         return judge(self.state.tables, number, peer, flow.protocol, port, flow.source_port)

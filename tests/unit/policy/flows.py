@@ -26,6 +26,8 @@ def flows(seed: int, world: World, count: int, *, spoken: bool = False) -> Itera
     running = [obj for obj in world.of_kind("Pod") if obj["status"]["phase"] == "Running"]
     ends = [(end, obj) for obj in running for end in _ends(obj)]
     policed = [(end, direction) for end, _ in ends if end.node is None for direction in ("ingress", "egress")]
+    if not policed:
+        return
     policies = Policies.of(world.objects)
     governed = [each for each in policed if _governed(policies, *each)]
     others = {family: [*_others(world, family, chance)] for family in (4, 6)}

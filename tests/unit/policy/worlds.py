@@ -424,8 +424,8 @@ class Maker:
             return "{}:{}".format(*self.one(RANGES)) if self.maybe(0.4) else self.one(NUMBERS)
 
         if self.maybe(0.7 if numbers else 0.2):
-            field_name = self.one(("ports", "notPorts"))
-            rule.setdefault("destination", {})[field_name] = self.several(port)
+            for field_name in self.one((("ports",), ("ports",), ("notPorts",), ("notPorts",), ("ports", "notPorts"))):
+                rule.setdefault("destination", {})[field_name] = self.several(port)
         if numbers and self.maybe(0.55):
             ranges = [self.one((30000, "30000:40000", "1:1023"))]
             rule.setdefault("source", {})[self.one(("ports", "notPorts"))] = ranges
