@@ -40,17 +40,12 @@ BUGS = (
     Bug("a source port too few", "clauses", "for edge in (first, last + 1))", "for edge in (first, last))"),
     Bug(
         "ends of earlier tiers are forgotten",
-        "plans",
+        "layout",
         "        if tier.default is Action.DENY:\n",
         "        if tier.default is Action.DENY and last:\n",
     ),
-    Bug("ipVersion is forgotten", "plans", "if rule.version is not None:", "if False:"),
-    Bug(
-        "rules of any action change places",
-        "plans",
-        "all(disjoint(each.outline, entry.outline) for each in self.entries)",
-        "True",
-    ),
+    Bug("ipVersion is forgotten", "layout", "if rule.version is not None:", "if False:"),
+    Bug("rules of any action change places", "layout", "if not drafts[place].lets_by(entry):", "if False:"),
     Bug("order is forgotten", "governing", "each.tier, each.rank))", "each.tier, each.rank[1]))"),
     Bug(
         "the order of tiers is forgotten",
@@ -94,11 +89,12 @@ BUGS = (
         "retired classes keep their rows", "tables", "for match in keys.pop(each, ()):", "for match in ():", events=True
     ),
     Bug("what was logged before is forgotten", "region", "decision.after(self.logs))", "decision)"),
+    Bug("the governed pod's own end is anybody", "layout", "meant = next(versions)", "meant = next(versions) and None"),
     Bug(
-        "the governed pod's own end is anybody",
-        "plans",
-        "meant = next(iter(versions))",
-        "meant = next(iter(versions)) and None",
+        "a gate is for the others",
+        "layout",
+        "Gate(draft.kind, False, len(stages) + 2)",
+        "Gate(draft.kind, True, len(stages) + 2)",
     ),
     Bug(
         "the governed pod's families are one",
