@@ -13,7 +13,7 @@ from podwire.cli.output import output_option, show
 from podwire.cli.policy_scene import manifests, scene_of, scene_options
 from podwire.observe.policydiff import ALLOWED, DENIED, Change, Difference, Example, difference
 from podwire.observe.policyparts import is_policy
-from podwire.observe.policyquestions import Said
+from podwire.observe.policyquestions import QuestionError, Said
 from podwire.observe.policyscene import Scene, number, over
 
 _SHOWN = 4
@@ -41,7 +41,10 @@ def diff_policies(
     """
     with reported():
         old, new = _scenes(old_and_new, files, recursive, kubeconfig, context)
-    found = difference(old, new)
+    try:
+        found = difference(old, new)
+    except QuestionError as error:
+        raise BadInput(str(error)) from None
     show(found, form, lambda: told(found))
     if found.changes:
         raise SystemExit(1)

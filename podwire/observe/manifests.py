@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from podwire.model.api import Object
+from podwire.observe.shapes import misshapen
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS = yaml.constructor.SafeConstructor()
@@ -220,11 +221,11 @@ def _objects(found: Manifest, beside: str = "") -> Iterator[Manifest]:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
         way = "Write `metadata:` and below it, indented, `name: …`"
         raise ManifestError(found.source, found.line("metadata"), f"a {kind} without `metadata.name`", way)
-    for key in ("namespace", "labels", "annotations"):
-        right = str if key == "namespace" else dict
-        if metadata.get(key) is not None and not isinstance(metadata[key], right):
-            what = "a text" if key == "namespace" else "a mapping"
-            raise ManifestError(
-                found.source, found.line(f"metadata.{key}"), f"metadata.{key} is not {what}", "Write it as one"
-            )
+    if not isinstance(metadata.get("namespace") or "", str):
+        where = found.line("metadata.namespace")
+        raise ManifestError(found.source, where, "metadata.namespace is not a text", "Put it in quotes")
+    field_, wrong = misshapen(value)
+    if wrong:
+        way = f"Correct it as `kubectl explain {value['kind'].lower()}` says; a number as a text stands in quotes"
+        raise ManifestError(found.source, found.line(field_), f"{kind} {metadata['name']} {field_}: {wrong}", way)
     yield found

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from podwire.calc.oracle import End as OracleEnd
-from podwire.calc.oracle import Flow, judge
+from podwire.calc.oracle import Flow
 from podwire.calc.region import Region
 from podwire.calc.verdicts import WHOLE
 from podwire.model.policy import PORTED
-from podwire.observe.policyquestions import NAMES, Asked, Said, said
+from podwire.observe.policyquestions import NAMES, Asked, Said, said, verdict
 from podwire.observe.policyreach import End, Group, Reach, Regions, groups
 from podwire.observe.policyscene import Scene
 
@@ -74,7 +74,8 @@ class Difference:
 
 
 def difference(old: Scene, new: Scene) -> Difference:
-    """Every connection between ends of both scenes whose verdict differs."""
+    """Every connection between ends of both scenes whose verdict differs. Raises QuestionError where a policy cannot be
+    read."""
     regions = Regions()
     before, after = (Reach.of(scene, regions) for scene in (old, new))
     found = groups(((old, before), (new, after)))
@@ -243,7 +244,7 @@ def _told(
     for at, each in enumerate(asked):
         ends = [OracleEnd(end.addresses[at], end.pod, end.node if end.kind == "node" else None) for end in pair]
         flow = Flow(ends[0], ends[1], number, port if number in PORTED else 0, source_port, *icmp)
-        judged = judge(each.world, flow)
+        judged = verdict(each, flow)
         decisive = judged.ingress if judged.egress.allowed and not judged.ingress.allowed else judged.egress
         if judged.allowed and judged.ingress.policy:
             decisive = judged.ingress

@@ -21,6 +21,7 @@ from podwire.observe.policyparts import CLUSTER, Port, RulePart, Selection, is_p
 from podwire.observe.policyscene import NAME_LABEL, Endpoint, Scene, number, settled, title
 from podwire.observe.policytraps import shadowed, without_names
 
+UNREADABLE = "unreadable"
 _BUILT_IN = ("default", "kube-admin", "kube-baseline")
 
 
@@ -63,7 +64,7 @@ def _problems(one: Manifest) -> Iterator[Finding]:
 
 def _unreadable(one: Manifest, path: str, why: str) -> Finding:
     way = "Correct it as `kubectl explain` of this kind says: a server that checks refuses it, and it is not enforced"
-    return Finding(ERROR, "unreadable", title(one.object), path, why, way, one.where(path))
+    return Finding(ERROR, UNREADABLE, title(one.object), path, why, way, one.where(path))
 
 
 def lint(scene: Scene) -> list[Finding]:
@@ -73,8 +74,8 @@ def lint(scene: Scene) -> list[Finding]:
         for check in _EACH:
             found += check(one, scene)
     found += _same_priority(policies, scene)
-    world = World.of(scene.objects)
-    found += without_names(policies, scene, world)
+    if not any(one.kind == UNREADABLE for one in found):  # the oracle reads a rule when it is asked about it
+        found += without_names(policies, scene, World.of(scene.objects))
     levels = (ERROR, WARNING, HINT)
     return sorted(dict.fromkeys(found), key=lambda each: (levels.index(each.level), each.object, each.field))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from podwire.calc.oracle import End, Flow, Side, World, judge
+from podwire.calc.oracle import End, Flow, Judgement, Side, World, judge
 from podwire.model.address import AddressError, format_ip, parse_ip
 from podwire.model.api import Object
 from podwire.observe.manifests import Manifest
@@ -156,7 +156,7 @@ def answer(asked: Asked, source: Place, destination: Place, protocol: str, port:
     """The oracle's verdict, in words."""
     number = PROTOCOLS["ICMPV6" if protocol == "ICMP" and ":" in destination.end.address else protocol]
     flow = Flow(source.end, destination.end, number, port, 0, ECHO.get(NAMES[number].upper(), 0))
-    judged = judge(asked.world, flow)
+    judged = verdict(asked, flow)
     return Answer(
         source=source.name,
         destination=destination.name,
@@ -169,6 +169,14 @@ def answer(asked: Asked, source: Place, destination: Place, protocol: str, port:
         ingress=said(asked, judged.ingress),
         by=by,
     )
+
+
+def verdict(asked: Asked, flow: Flow) -> Judgement:
+    """The oracle's. Raises QuestionError where it comes upon a policy that cannot be read."""
+    try:
+        return judge(asked.world, flow)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QuestionError(f"a policy cannot be read ({error}): `podwire policy check` says which") from None
 
 
 def said(asked: Asked, side: Side) -> Said:

@@ -35,6 +35,7 @@ PURE = [
     "observe/finding.py",
     "observe/kernel.py",
     "observe/manifests.py",
+    "observe/shapes.py",
     "observe/junit.py",
     "observe/policyscene.py",
     "observe/policyparts.py",

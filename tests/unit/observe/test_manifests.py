@@ -62,6 +62,9 @@ kind: NetworkPolicy
 """  # noqa: W291
 
 
+POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: a"
+
+
 def test_objects_and_lines() -> None:
     policy, b, c = read(TEXT, "w.yaml")
     assert policy.object["metadata"]["creationTimestamp"] == "2026-01-01T00:00:00Z"
@@ -106,7 +109,19 @@ def test_lost_indentation_is_explained(text: str, first: str) -> None:
         ("kind: X", 1, "an object without `apiVersion`", "its keys are kind"),
         ("apiVersion: v1\nkind: Pod", 1, "a Pod without `metadata.name`", "Write `metadata:`"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: 7}", 3, "without `metadata.name`", "Write"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: [b]}", 3, "metadata.labels is not a mapping", "Write"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: [b]}",
+            3,
+            "Pod a metadata.labels: expected",
+            "kubectl explain pod",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers: x",
+            5,
+            "spec.containers: expected",
+            "explain",
+        ),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {n: 7}}", 3, "expected `str`, got `int`", "quotes"),
         ("apiVersion: v1\nkind: PodList\nitems: 3", 3, "items is no list", "Begin each item"),
         ('{"a":', 1, "not JSON", "column 6"),
         ("a: &a [*a]", 1, "contains itself", "Remove the alias"),
