@@ -321,6 +321,7 @@ class PolicyEngine:
             stale = [chain for chain in seen.chains if chain.startswith("version_") and chain != version]
             away = "".join(f"delete chain {nft_policy.TABLE} {chain}\n" for chain in stale)
             self._program.run(away + nft_policy.hooks(self._prefix, strict=self._strict))
+        self._open_ports()
         self._held, self._ranges, self.in_force = held, set(state.ranges), True
         self._clear(held, busy)
 
@@ -509,13 +510,18 @@ class PolicyEngine:
         return self.names.verdict(governed.egress if way is Direction.EGRESS else governed.ingress)
 
     def _open_port(self, one: Binding) -> None:
-        if not self._bridged:
-            ports = [each for each in self._bindings.values() if each.bridge]
-            self._ports.restore(
-                {each.interface: frozenset({nft_policy.port_row(each.interface, each.mac)}) for each in ports}
-            )
+        """From now on the bridge hands the pod's frames to the node."""
+        if self._bridged:
+            self._ports.put(one.interface, frozenset({nft_policy.port_row(one.interface, one.mac)}))
+        else:
+            self._open_ports()
+
+    def _open_ports(self) -> None:
+        ports = [each for each in self._bindings.values() if each.bridge]
+        rows = {each.interface: frozenset({nft_policy.port_row(each.interface, each.mac)}) for each in ports}
+        if ports:
+            self._ports.restore(rows)
             self._bridged = True
-        self._ports.put(one.interface, frozenset({nft_policy.port_row(one.interface, one.mac)}))
 
 
 def remove(program: NftProgram) -> None:

@@ -54,9 +54,10 @@ done
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
-    with lab(tmp_path_factory.mktemp("policy"), "policy") as kubectl:
+@pytest.fixture(scope="module", params=["routed", "kubenet"])
+def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    name = f"policy-{request.param}"
+    with lab(tmp_path_factory.mktemp("policy"), name, "--network", request.param, "--nodes", "2") as kubectl:
         yield kubectl
 
 
