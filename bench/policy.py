@@ -1,12 +1,12 @@
-"""`podwire bench policy`: what policy costs, in the calculation (see policycalc.py)."""
+"""`podwire bench policy`: what policy costs, in the calculation and in the kernel (policycalc.py, policykernel.py)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bench import policycalc
+from bench import policycalc, policykernel
 
 
 def measure(runs: int = 10, *, quick: bool = False) -> list[dict[str, Any]]:
     """The records of all measurements."""
-    return policycalc.measure(runs, quick=quick)
+    return policycalc.measure(runs, quick=quick) + policykernel.measure(runs, quick=quick)
