@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 SPARE = 2
 """Slots of each shape in use that are made beforehand."""
+GRACE_SECONDS = 0.01
+"""What a packet may have read is left so long after nothing leads to it."""
 _AT_ONCE = 3_000
 """Elements that one transaction surely takes, whatever the socket's buffer."""
 _FAMILY, _TABLE = nft_policy.TABLE.split()
@@ -64,6 +67,16 @@ class Change:
     late: dict[Where, Value] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What nothing leads to since (monotonic): rows of classes, whole slots, and the numbers of the classes."""
+
+    since: float
+    rows: dict[Where, Value]
+    slots: list[Slot]
+    numbers: set[int]
+
+
 class PolicyEngine:
     """Threads may bind and unbind while another one applies. `strict`: connections that stand are judged again."""
 
@@ -85,6 +98,7 @@ class PolicyEngine:
         self._bindings: dict[str, Binding] = {}
         self._ports = OwnedElements(nft_policy.BRIDGE, [nft_policy.PORTS], nft_policy.bridge, program, sockets)
         self._bridged = False
+        self._left: list[Left] = []
         self.in_force = False
         self.on_doubt: Callable[[], None] = lambda: None  # somebody has to apply again
 
@@ -111,6 +125,7 @@ class PolicyEngine:
 
     def _step(self, held: Held, changes: PolicyChanges) -> None:
         state, names, by_table = self._state, self.names, self.names.slots.by_table
+        self.settle(GRACE_SECONDS)
         used = self._used()
         former = {n: slot for n, slot in by_table.items() if n not in used or not self._stays(n)}
         for n in former:
@@ -147,8 +162,7 @@ class PolicyEngine:
         self._turn_ranges(held, change, changes.ranges)
         self._send(held, change)
         self._ranges = self._ranges - changes.ranges | (changes.ranges & state.ranges.keys())
-        self._clear(held, former.values())
-        names.numbers.free(changes.retired)
+        self._leave(change.late, former.values(), names.numbers.retire(changes.retired))
 
     def _turn_ranges(self, held: Held, change: Change, ranges: Iterable[Range]) -> None:
         """A range goes and comes whole, start and end, and they come in order: what the kernel would otherwise take for
@@ -213,16 +227,36 @@ class PolicyEngine:
                 self._transact(held, {}, dict(adds[start : start + _AT_ONCE]))
             change.puts = {where: value for where, value in change.puts.items() if where in change.drops}
         self._transact(held, change.drops, change.puts)
-        self._transact(held, change.late, {})
 
     def _transact(self, held: Held, drops: dict[Where, Value], puts: dict[Where, Value]) -> None:
         if drops or puts:
             self._sockets().update(drops=_elements(drops), puts=_elements(puts))
             _note(held, drops, puts)
 
-    def _clear(self, held: Held, slots: Iterable[Slot]) -> None:
+    def _leave(self, rows: dict[Where, Value], slots: Iterable[Slot], numbers: set[int]) -> None:
+        """Nothing leads there any more, but a packet may be on its way."""
+        left = Left(time.monotonic(), rows, list(slots), numbers)
+        if left.rows or left.slots or left.numbers:
+            self._left.append(left)
+
+    def settle(self, seconds: float = 0.0) -> None:
+        """Take away what nothing has led to for so long. Raises KernelError."""
+        with self.guard:
+            while self._held is not None and self._left and time.monotonic() - self._left[0].since >= seconds:
+                left, held = self._left[0], self._held
+                rows = {where: value for where, value in left.rows.items() if where[1] in held.get(where[0], {})}
+                try:
+                    self._transact(held, rows, {})
+                    self._clear(held, left.slots)
+                except KernelError:
+                    self._held = None
+                    self.on_doubt()
+                    raise
+                self.names.numbers.free(left.numbers)
+                del self._left[0]
+
+    def _clear(self, held: Held, gone: list[Slot]) -> None:
         """Slots that nothing leads to any more: emptied, and spare. Raises KernelError."""
-        gone = list(slots)
         self._sockets().flush(_set(name) for slot in gone for name in slot.maps() if held.get(name))
         for slot in gone:
             for name in slot.maps():
@@ -232,6 +266,7 @@ class PolicyEngine:
     def stock(self) -> None:
         """Make spare slots of the shapes in use, off the way of changes; remove those too many. Raises KernelError."""
         with self.guard:
+            self.settle(GRACE_SECONDS)
             if self._held is None:
                 return
             slots = self.names.slots
@@ -323,7 +358,12 @@ class PolicyEngine:
             self._program.run(away + nft_policy.hooks(self._prefix, strict=self._strict))
         self._open_ports()
         self._held, self._ranges, self.in_force = held, set(state.ranges), True
-        self._clear(held, busy)
+        for left in self._left:
+            names.numbers.free(left.numbers)
+        self._left = []
+        nobodys = {peer for where in change.late if (peer := policyrows.peer_of(*where)) is not None}
+        names.numbers.hold(nobodys)
+        self._leave(change.late, busy, nobodys)
 
     def _whole_ranges(self, held: Held, change: Change) -> None:
         """The ranges that are not as they shall be; and places of the maps that are no part of one."""

@@ -45,6 +45,8 @@ from podwire.model.written import PolicyError, Written
 log = logging.getLogger(__name__)
 
 PART = "policy"
+SETTLE_SECONDS = 0.05
+"""So long after a change, if nothing comes meanwhile, what it left behind is cleared away."""
 Key = tuple[str, str]  # namespace, name
 
 _BUILT_IN = {kind.gvr for kind in policykinds.KINDS if kind.gvr.group == "networking.k8s.io"}
@@ -248,7 +250,7 @@ class PolicyLoop:
                 continue
             pause = self._told(failed, unapplied, pause)
             unapplied = unapplied if pause else 0.0
-            if not pause and not self._news.is_set():
+            if not pause and not await self._news_within(SETTLE_SECONDS):
                 await asyncio.to_thread(self._stock)
 
     async def _news_within(self, seconds: float) -> bool:

@@ -42,10 +42,16 @@ class Numbers:
                 return found
         raise OverflowError("more than 65,535 peer classes")
 
-    def free(self, peers: Iterable[int]) -> None:
-        for peer in peers:
-            if peer != UNKNOWN:
-                self._used.discard(self._of.pop(peer, UNKNOWN))
+    def retire(self, peers: Iterable[int]) -> set[int]:
+        """These classes are no more. Their numbers, which nobody gets before they are free."""
+        return {self._of.pop(peer) for peer in peers if peer != UNKNOWN and peer in self._of}
+
+    def hold(self, numbers: Iterable[int]) -> None:
+        """Nobody gets these, either."""
+        self._used.update(numbers)
+
+    def free(self, numbers: Iterable[int]) -> None:
+        self._used.difference_update(numbers)
         self._used.add(UNKNOWN)
 
     def adopt(self, seen: Iterable[tuple[int, int]]) -> None:

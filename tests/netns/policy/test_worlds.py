@@ -142,6 +142,8 @@ def test_packets_fare_as_the_rules_say(node: Node) -> None:
 
 def nothing_to_write(node: Node, calc: PolicyCalc) -> None:
     """What changes led to is what somebody without a past would write."""
+    with node.inside():
+        node.engine.settle()
     other = node.another()
     other.restore(node.engine.bound().values())
     with node.inside():

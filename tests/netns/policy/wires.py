@@ -65,6 +65,7 @@ class Node:
             self._sockets: ElementSocket | None = None
             self.links = RouteSocket()
             self.links.set_link(1, up=True)
+            self.links.add_address(1, "192.0.2.99/32")
             netns.write_sysctl("net/ipv4/ip_forward", "1")
             netns.write_sysctl("net/ipv6/conf/all/forwarding", "1")
         self.engine = self.another(strict=strict)
@@ -114,16 +115,20 @@ class Node:
         number = len(self.pods) + 1
         pod = Pod(name, f"{PREFIX}{number:011x}", addresses, f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}")
         self.pods[name] = pod
+        self.wire(pod)
+        return pod
+
+    def wire(self, pod: Pod) -> None:
+        """The pair, its addresses and routes, and its binding."""
         shape = Wiring(pod.interface, "eth0", pod.mac, 1500, pod.addresses)
         with self.inside(), contextlib.closing(RouteSocket()) as route:
-            index = 100 + number
+            index = 100 + int(pod.interface.removeprefix(PREFIX), 16)
             home = netns.open_own()
             wiring.create(route, shape, pod.space.fd, index)
             wiring.address_pod(shape, pod.space.fd, home, index, {})
             wiring.address_host(route, shape, index)
             os.close(home)
             self.engine.bind(pod.binding)
-        return pod
 
     def apply(self, state: PolicyState, changes: PolicyChanges | None = None, *, first: bool = False) -> None:
         """Without `changes`, and at first, everything is looked at."""
@@ -141,7 +146,7 @@ class Node:
 
     def passing(self, flows: Sequence[Flow]) -> list[bool]:
         """Which of these connections' first packets arrive at the target's interface."""
-        frames = [self._frame(flow) for flow in flows]
+        frames = [self.frame(flow) for flow in flows]
         with contextlib.ExitStack() as stack:
             mouths = {pod.name: stack.enter_context(tap(pod)) for pod in self._all()}
             for flow, (frame, _) in zip(flows, frames, strict=True):
@@ -179,7 +184,7 @@ class Node:
     def _all(self) -> list[Pod]:
         return [*self.pods.values(), *([self.world] if self.world else [])]
 
-    def _frame(self, flow: Flow) -> tuple[bytes, bytes]:
+    def frame(self, flow: Flow) -> tuple[bytes, bytes]:
         mark = _MARK + os.urandom(8)
         pod = self.owner(flow.source)
         kind = IPV6 if ":" in flow.source else IPV4
