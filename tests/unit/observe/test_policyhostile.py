@@ -43,16 +43,17 @@ def _spoil(rng: random.Random, obj: Any) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_nothing_crashes(part: int) -> None:
-    answered = 0
+    refused = answered = 0
     for seed in range(part * 30, part * 30 + 30):
         rng = random.Random(seed)
         objects = copy.deepcopy(randomscenes.base(rng) + randomscenes.policies(rng, 3))
         for _ in range(2):
-            _spoil(rng, rng.choice(objects))
+            _spoil(rng, rng.choice(objects if rng.random() < 0.2 else objects[-3:]))
         try:
             scene = Scene(over((), read(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}), "x.json")))
         except ManifestError as error:
             assert str(error).startswith("x.json: ") and error.remedy
+            refused += 1
             continue
         lint(scene)
         list(Matrix(scene, parse_ports("80,UDP/53")).rows())
@@ -63,4 +64,4 @@ def test_nothing_crashes(part: int) -> None:
             answered += 1
         except QuestionError as error:
             assert str(error)
-    assert answered > 5
+    assert answered > 3 and refused > 1
