@@ -32,6 +32,9 @@ SPARE = 2
 """Slots of each shape in use that are made beforehand."""
 GRACE_SECONDS = 0.01
 """What a packet may have read is left so long after nothing leads to it."""
+_LARGE = 20_000
+SELDOM_SECONDS = 300.0
+"""A table of so many elements is compared at most so often, unless the kernel has refused something."""
 _AT_ONCE = 3_000
 """Elements that one transaction surely takes, whatever the socket's buffer."""
 _FAMILY, _TABLE = nft_policy.TABLE.split()
@@ -99,6 +102,7 @@ class PolicyEngine:
         self._ports = OwnedElements(nft_policy.BRIDGE, [nft_policy.PORTS], nft_policy.bridge, program, sockets)
         self._bridged = False
         self._left: list[Left] = []
+        self._read_at = 0.0
         self.in_force = False
         self.on_doubt: Callable[[], None] = lambda: None  # somebody has to apply again
 
@@ -108,6 +112,13 @@ class PolicyEngine:
         """Somebody may have changed the table: the next `apply` reads it."""
         with self.guard:
             self._held = None
+
+    def suspect(self) -> None:
+        """The same for no reason but that some time has passed. A large table is not read again and again."""
+        with self.guard:
+            size = sum(map(len, self._held.values())) if self._held is not None else 0
+            if size < _LARGE or time.monotonic() - self._read_at > SELDOM_SECONDS:
+                self._held = None
 
     def apply(self, state: PolicyState, changes: PolicyChanges) -> list[KernelError]:
         """Make it so; what failed. `state` must not change meanwhile."""
@@ -357,6 +368,7 @@ class PolicyEngine:
             away = "".join(f"delete chain {nft_policy.TABLE} {chain}\n" for chain in stale)
             self._program.run(away + nft_policy.hooks(self._prefix, strict=self._strict))
         self._open_ports()
+        self._read_at = time.monotonic()
         self._held, self._ranges, self.in_force = held, set(state.ranges), True
         for left in self._left:
             names.numbers.free(left.numbers)

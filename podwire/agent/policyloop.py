@@ -281,7 +281,7 @@ class PolicyLoop:
         except Exhausted as error:
             return [KernelError("calculate policy", ENOSPC, str(error))]
         if doubtful or not self.engine.in_force:
-            self.engine.doubt()
+            self.engine.suspect()
             changes = changes or PolicyChanges()
         failed = self.engine.apply(self.calc.state, changes)
         if not failed:
