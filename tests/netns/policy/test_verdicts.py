@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from podwire.agent.policylogs import flow
 from podwire.calc.verdicts import (
     EVERY,
     Decision,
@@ -22,7 +23,9 @@ from podwire.calc.verdicts import (
     judge,
 )
 from podwire.kernel import netlink
+from podwire.kernel.nflog import LogSocket
 from podwire.model.policy import ICMP, ICMPV6, SCTP, TCP, UDP, Direction, PolicyKey
+from podwire.render.nft_policy import LOG_GROUP, LOG_PREFIX
 from tests.netns.policy.wires import Flow, Node, listing
 
 A4, B4, C4, D4 = "10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.4"
@@ -142,3 +145,16 @@ def test_an_unchanged_world_is_not_written_again(node: Node) -> None:
         assert other.apply(told, PolicyChanges()) == []
         assert not netlink.writes
     assert listing(node) == before
+
+
+def test_a_log_rule_is_heard_with_the_packet_that_it_met(node: Node) -> None:
+    told = state()
+    said = RuleRef(PolicyKey("GlobalNetworkPolicy", "", "watch"), "ingress[0]")
+    told.tables[1].stages[0].rows[Match(0, UDP, 500, 600)] = Decision(True, RULE, (said,))
+    node.apply(told)
+    with node.inside(), LogSocket(LOG_GROUP) as heard:
+        assert node.passing([Flow(C4, B4, UDP, 501)]) == [True]
+        (one,) = heard.packets()
+    number = int(one.prefix.removeprefix(LOG_PREFIX))
+    assert node.engine.logged()[number] == (said,)
+    assert flow(one.payload) == (C4, B4, UDP, 501)
