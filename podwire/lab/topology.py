@@ -265,8 +265,10 @@ def check_network(network: str, ipam: str) -> None:
 
 
 def _policy(spec: LabSpec) -> str:
-    if spec.policy and spec.programs:
-        raise PlanError("--policy: on genuine Kubernetes the settings of the agents say it: policy.enforce")
+    if spec.policy and spec.programs and spec.network == NO_NETWORK:
+        raise PlanError(
+            "--policy: with --network none the lab has no agent; `podwire install --set policy-enforce=off` says it"
+        )
     if spec.policy and spec.policy not in POLICIES:
         raise PlanError(f"--policy: {spec.policy!r} is none of {', '.join(POLICIES)}")
     return spec.policy or POLICY_ON

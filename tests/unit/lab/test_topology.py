@@ -133,3 +133,12 @@ def test_who_makes_services_work_is_a_choice_of_genuine_kubernetes() -> None:
     for wrong in (LabSpec(services="none"), LabSpec(programs="/bin", services="ipvs")):
         with pytest.raises(PlanError, match="--services"):
             topology.build(wrong)
+
+
+def test_policy_may_be_left_alone_wherever_the_lab_has_agents() -> None:
+    assert topology.build(LabSpec()).policy == "on"
+    assert topology.build(LabSpec(policy="off")).policy == "off"
+    assert topology.build(LabSpec(policy="off", programs="/bin")).policy == "off"
+    for wrong in (LabSpec(policy="no"), LabSpec(policy="off", programs="/bin", network="none")):
+        with pytest.raises(PlanError, match="--policy"):
+            topology.build(wrong)
