@@ -2,6 +2,7 @@
 
     probe.py echo NETNS                        answers UDP and TCP on port 7007 of that network namespace
     probe.py ask NETNS ADDRESS RATE PATIENCE   asks it until SIGTERM, then tells what it saw
+    probe.py knock NETNS ADDRESS RATE          where nobody may open: RATE datagrams and ten connections a second
 
 Each is one process in a pod's network namespace. Asked are RATE datagrams and as many messages on one established TCP
 connection a second, and ten new TCP connections. A datagram is lost when no echo came by PATIENCE seconds after the
@@ -12,20 +13,24 @@ Prints one JSON object.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import select
 import selectors
 import signal
 import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from podwire.lab import syscalls
 
 PORT = 7007
 CONNECT_PATIENCE = 20.0
+KNOCKING_PATIENCE = 3.0
 CONNECTIONS = 10.0
 """New connections a second."""
 _BURST = 20
@@ -49,6 +54,8 @@ def main(words: list[str]) -> None:
         syscalls.setns(found.fileno(), syscalls.CLONE_NEWNET)
     if verb == "echo":
         Echo().run()
+    elif verb == "knock":
+        print(json.dumps(knock(rest[0], float(rest[1]))), flush=True)
     else:
         address, rate, patience = rest
         print(json.dumps(Asker(address, float(rate), float(patience)).run()), flush=True)
@@ -365,6 +372,44 @@ class Asker:
     def _reason(self, what: str, error: OSError) -> None:
         words = f"{what}: {error}"
         self.reasons[words] = self.reasons.get(words, 0) + 1
+
+
+def knock(address: str, rate: float) -> dict[str, int]:
+    """What was tried until SIGTERM, and how often anything came back of it: an echo, a connection, a refusal."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    counts = dict.fromkeys(("datagrams", "connections", "answered"), 0)
+    opening: list[tuple[float, socket.socket]] = []
+    with _roomy(socket.socket(family, socket.SOCK_DGRAM)) as udp:
+        udp.connect((address, PORT))
+        while not stopped:
+            now = time.monotonic()
+            counts["answered"] += _answered(lambda: udp.send(b"knock") and udp.recv(64))
+            counts["datagrams"] += 1
+            if not opening or now - opening[-1][0] > 1 / CONNECTIONS:
+                opening.append((now, _roomy(socket.socket(family, socket.SOCK_STREAM))))
+                opening[-1][1].connect_ex((address, PORT))
+                counts["connections"] += 1
+            while now - opening[0][0] > KNOCKING_PATIENCE:
+                counts["answered"] += _opened(opening.pop(0)[1])
+            time.sleep(1 / rate)
+        counts["answered"] += sum(_opened(sock) for _, sock in opening)
+    return counts
+
+
+def _answered(ask: Callable[[], object]) -> bool:
+    try:
+        return bool(ask())
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # nothing there to read, or no way to send
+        return False
+
+
+def _opened(sock: socket.socket) -> bool:
+    """Whether the other end said yes or no."""
+    with sock:
+        _, writable, _ = select.select([], [sock], [], 0)
+        return bool(writable) and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (0, errno.ECONNREFUSED)
 
 
 def _retransmitted(sock: socket.socket) -> int:

@@ -34,7 +34,10 @@ RATE, SLOWER = 1000, 100
 """Datagrams, and messages on the established connection, a second and pair of pods; and of the pairs beside them."""
 PATIENCE = 10.0
 """Seconds after the last datagram for which an echo is waited for."""
+SHUT = "shut"
+"""The pod that nobody may reach, where there is policy."""
 _SERVICE = "echo"
+KNOCKING = {"far": "kept apart, between nodes", "near": "kept apart, same node"}
 _PROBE = Path(__file__).with_name("probe.py")
 _ROOT = _PROBE.parents[2]
 
@@ -47,6 +50,26 @@ def sleeper(name: str, node: str) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [container]},
     }
+
+
+def _policy(name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec}
+
+
+_ASKED = [
+    {
+        "from": [{"podSelector": {"matchLabels": {"asks": "yes"}}}],
+        "ports": [{"protocol": kind, "port": probe.PORT} for kind in ("TCP", "UDP")],
+    }
+]
+_POLICIES = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        _policy("closed", podSelector={}, policyTypes=["Ingress"]),
+        _policy("open", podSelector={"matchLabels": {"app": _SERVICE}}, ingress=_ASKED),
+    ],
+}
 
 
 @dataclass
@@ -93,11 +116,16 @@ class Site:
                 os.kill(pid, number)
         return pid
 
-    def place(self) -> None:
-        """Two pods on the first worker, one on the control plane's node; and a Service that leads to one of them."""
-        for name, node in (("far", self.nodes[0]), ("near", self.nodes[1]), ("here", self.nodes[1])):
+    def place(self, *, governed: bool = False) -> None:
+        """Two pods on the first worker, one on the control plane's node; and a Service that leads to one of them.
+        `governed`: by policies, one of which lets those ask who do, and a pod more that nobody may reach."""
+        places = {"far": self.nodes[0], "near": self.nodes[1], "here": self.nodes[1]}
+        for name, node in (places | ({SHUT: self.nodes[1]} if governed else {})).items():
             self.kubectl.run("create", "-f", "-", stdin=json.dumps(sleeper(name, node)))
         self.kubectl.run("label", "pod", "here", f"app={_SERVICE}")
+        if governed:
+            self.kubectl.run("label", "pods", "far", "near", "asks=yes")
+            self.kubectl.run("create", "-f", "-", stdin=json.dumps(_POLICIES))
         ports = [{"name": kind.lower(), "port": probe.PORT, "protocol": kind} for kind in ("UDP", "TCP")]
         service = {"metadata": {"name": _SERVICE}, "spec": {"selector": {"app": _SERVICE}, "ports": ports}}
         self.kubectl.run("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Service", **service}))
@@ -132,9 +160,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def probes(site: Site, seen: dict[str, dict[str, Any]], patience: float) -> Iterator[None]:
+def probes(
+    site: Site, seen: dict[str, dict[str, Any]], knocks: dict[str, dict[str, int]], patience: float
+) -> Iterator[None]:
     """Between nodes and within one, through a Service, and in IPv6 where pods have it; the counts of each pair are in
-    `seen` afterwards."""
+    `seen` afterwards, and in `knocks` those of pairs that policy keeps apart."""
     here = site.pods["here"]
     pairs = {"between nodes": ("far", here, RATE), "same node": ("near", here, RATE)}
     pairs["through a Service"] = ("far", site.service, SLOWER)
@@ -148,17 +178,23 @@ def probes(site: Site, seen: dict[str, dict[str, Any]], patience: float) -> Iter
         return child
 
     try:
-        echo = start("echo", site.space("here"))
-        assert echo.stdout is not None and echo.stdout.readline() == "ready\n"
+        for pod in site.pods.keys() & {"here", SHUT}:
+            echo = start("echo", site.space(pod))
+            assert echo.stdout is not None and echo.stdout.readline() == "ready\n"
         askers = {
             name: start("ask", site.space(pod), address, str(rate), str(patience))
             for name, (pod, address, rate) in pairs.items()
         }
+        shut = site.pods.get(SHUT)
+        knocking = {name: start("knock", site.space(pod), shut, str(SLOWER)) for pod, name in KNOCKING.items() if shut}
         try:
             yield
         finally:
-            for child in askers.values():
+            for child in (*askers.values(), *knocking.values()):
                 child.terminate()
+            for name, child in knocking.items():
+                told, _ = child.communicate(timeout=90)
+                knocks[name] = json.loads(told) if told else {}
             for name, child in askers.items():
                 told, _ = child.communicate(timeout=90)
                 seen[name] = json.loads(told) if told else {}
@@ -388,16 +424,17 @@ def watched(
 ) -> dict[str, Any]:
     """One series under probes: what was counted. Written to build/soak too."""
     seen: dict[str, dict[str, Any]] = {}
+    knocks: dict[str, dict[str, int]] = {}
     site.counts = {}
     site.ready()
-    with probes(site, seen, patience):
+    with probes(site, seen, knocks, patience):
         time.sleep(1)  # of quiet before, and after
         harm(site, seconds)
         site.ready()
         time.sleep(1)
     until("no address is left over, and none is missing", lambda: addresses_agree(site))
     del site.counts["addresses"]
-    result = {"series": series, "harm for s": seconds, **site.counts, "probes": seen}
+    result = {"series": series, "harm for s": seconds, **site.counts, "probes": seen, "knocks": knocks}
     folder = _ROOT / "build/soak"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{series}.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -441,8 +478,11 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 
 
 def held(result: dict[str, Any]) -> None:
-    """The bars: no packet, no connection, no pod."""
+    """The bars: no packet, no connection, no pod; and nothing where policy has no way."""
     assert result["pods failed"] == 0, result
+    for name, knocks in result["knocks"].items():
+        assert knocks["datagrams"] > 10 and knocks["connections"] > 3, (name, result)
+        assert knocks["answered"] == 0, (name, result)
     for name, seen in result["probes"].items():
         assert seen["datagrams"] > 100 and seen["stream messages"] > 100 and seen["connections"] > 3, (name, result)
         for count in ("lost", "reset", "stream unanswered", "stream disordered", "connections failed", "refused"):

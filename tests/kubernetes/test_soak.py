@@ -12,7 +12,7 @@ import pytest
 from podwire.kubelet import agentimage
 from podwire.kubelet.debroot import private_root
 from podwire.lab.state import cache_root
-from tests.kubernetes import soak
+from tests.kubernetes import probe, soak
 from tests.kubernetes.genuine import NAME, NODES, until, up
 from tests.kubernetes.soak import Site, held, table
 from tests.kubernetes.test_install_cluster import podwire
@@ -37,7 +37,7 @@ def site(real: Lab) -> Iterator[Site]:
     real.kubectl("create", "namespace", "soak")
     until("the namespace's account", lambda: "default" in real.kubectl("-n", "soak", "get", "serviceaccounts"))
     found = Site(real, NAME, NODES, Kubectl(real.env, "soak"))
-    found.place()
+    found.place(governed=True)
     yield found
     real.kubectl("delete", "namespace", "soak", "--wait=false")
 
@@ -51,9 +51,16 @@ def test_nothing_is_lost(site: Site, table: list[str]) -> None:
     held(result)
 
 
+def enters(site: Site) -> bool:
+    """Whether a connection of `near` comes to where nobody may."""
+    ask = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{site.pods[soak.SHUT]}/{probe.PORT}'"
+    return not site.kubectl.full("exec", "near", "--", "bash", "-c", ask).returncode
+
+
 @pytest.mark.timeout(300)
 def test_the_probes_see_what_is_lost(site: Site) -> None:
-    """A bar of zero is worth something when what counts can count: a filter on a node drops and resets for a moment."""
+    """A bar of zero is worth something when what counts can count: a filter on a node drops and resets for a moment;
+    and a policy has a hole for another one."""
     rules = (
         "add table inet harm; add chain inet harm f { type filter hook forward priority 0; }; "
         "add rule inet harm f udp dport 7007 drop; add rule inet harm f tcp dport 7007 reject with tcp reset"
@@ -63,10 +70,16 @@ def test_the_probes_see_what_is_lost(site: Site) -> None:
         site.lab("exec", site.nodes[1], "--", "nft", rules)
         time.sleep(seconds)
         site.lab("exec", site.nodes[1], "--", "nft", "delete table inet harm")
+        site.kubectl.run("patch", "networkpolicy", "closed", "-p", '{"spec": {"ingress": [{}]}}')
+        until("the hole is there", lambda: enters(site))
+        site.kubectl.run("patch", "networkpolicy", "closed", "-p", '{"spec": {"ingress": null}}')
+        until("it is not any more", lambda: not enters(site))
 
     result = soak.watched(site, "filtered", filtered, 1, patience=2)
     for seen in result["probes"].values():
         assert 0 < seen["lost"] < seen["datagrams"] and seen["reset"] > 0 and seen["connections failed"] > 0, result
+    for knocks in result["knocks"].values():
+        assert knocks["answered"] > 0, result
 
 
 @pytest.mark.soak
@@ -92,7 +105,7 @@ def test_nothing_is_lost_by_another_version(built: Path, tmp_path: Path, table: 
         until("the namespace's account", lambda: "default" in lab.kubectl("-n", "soak", "get", "serviceaccounts"))
         site = Site(lab, "rolled", ("rolled-control-plane", "rolled-worker"), Kubectl(lab.env, "soak"))
         site.ready()
-        site.place()
+        site.place(governed=True)
         result = soak.watched(site, "DaemonSet rolled", partial(soak.rolled, images=IMAGES), 300)
         table.append(soak.row(result))
         held(result)
