@@ -97,6 +97,8 @@ class PolicyGate:
     def _await_start(self, end: float) -> None:
         """Also who is nobody's waits until the tables stand."""
         assert self._engine is not None
+        if self._engine.in_force:  # who waits gives its turn away, and has to get it back
+            return
         with self._turns.waiting():
             while not self._engine.in_force:
                 self._wait(end, "network policy is not in the kernel yet")
