@@ -31,7 +31,7 @@ from podwire.kernel import netns, nfstructure, nft
 from podwire.kernel.links import Link, RouteSocket
 from podwire.kernel.netlink import KernelError
 from podwire.kernel.routes import TYPE_UNICAST
-from podwire.model.seen import NodeSeen, SeenAttachment, SeenFile, SeenRoute
+from podwire.model.seen import UNCOMPARED, NodeSeen, SeenAttachment, SeenFile, SeenRoute
 from podwire.render import nft_policy
 from podwire.render.nft_floating import pairs
 
@@ -123,7 +123,7 @@ def _seen(record: Attachment, sockets: Sockets) -> SeenAttachment:
     try:
         faults = _faults(record, sockets) if record.state == READY else []
     except (KernelError, OSError) as error:
-        faults = [f"cannot be compared: {error}"]
+        faults = [f"{UNCOMPARED}: {error}"]
     return SeenAttachment(
         container_id=record.container_id,
         interface=record.interface,

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import msgspec
 
+UNCOMPARED = "cannot be compared"
+"""How a fault begins that says: the kernel has nothing to compare with."""
+
 
 class SeenAttachment(msgspec.Struct, frozen=True):
     """One pod interface as the agent has it on record; `faults` say in words what differs in the kernel. `state` is

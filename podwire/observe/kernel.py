@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from podwire.model.api import Object
-from podwire.model.seen import NodeSeen, SeenFile
+from podwire.model.seen import UNCOMPARED, NodeSeen, SeenAttachment, SeenFile
 from podwire.model.workload import is_endpoint, pod_addresses
 from podwire.observe.addresses import Holding, holdings
 from podwire.observe.cluster import Cluster
@@ -138,17 +138,24 @@ def _runs(pod: Object) -> bool:
     return is_endpoint(pod) and status.get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 
+def _way_out(record: SeenAttachment) -> str:
+    if all(fault.startswith(UNCOMPARED) for fault in record.faults):
+        return "see that the node's agent runs, and is of this version: another one's tables are others"
+    if not record.pod:
+        return "DEL the attachment and ADD it again"
+    return f"kubectl delete pod -n {record.namespace} {record.pod}: a new one is wired anew"
+
+
 def _damaged(seen: NodeSeen) -> Iterator[Finding]:
     for record in seen.attachments:
         if record.faults and record.state == "ready":
-            pod = f"-n {record.namespace} {record.pod}" if record.pod else ""
             yield Finding(
                 DAMAGED,
                 record.addresses[0] if record.addresses else "",
                 f"{_who(record.namespace, record.pod)}, {record.host_name}",
                 seen.node,
                 "; ".join(record.faults),
-                f"kubectl delete pod {pod}: a new one is wired anew" if pod else "DEL the attachment and ADD it again",
+                _way_out(record),
             )
 
 

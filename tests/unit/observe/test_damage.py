@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from build import affinity, block, cluster, facts, handle, node, pod, pool, stored, who
 
 from podwire.ipam.blocks import Attribute
-from podwire.model.seen import NodeSeen, SeenAttachment, SeenFile, SeenRoute
+from podwire.model.seen import UNCOMPARED, NodeSeen, SeenAttachment, SeenFile, SeenRoute
 from podwire.observe import kernel
 from podwire.observe.cluster import Cluster, assemble
 from podwire.observe.damage import api_findings
@@ -223,6 +223,14 @@ def test_what_a_node_has_in_order() -> None:
     assert kernel.node_findings(cluster(HELD, pods=[RUNNING]), seen(attachment("a", "10.0.0.1"))) == []
     files = (SeenFile("/d", "n", "10.0.0.1", "a", "eth0", 0.0),)  # host-local gave it
     assert kernel.node_findings(cluster(pods=[RUNNING]), seen(attachment("a", "10.0.0.1"), files=files)) == []
+
+
+def test_what_cannot_be_compared_is_no_reason_to_delete_a_pod() -> None:
+    """An agent of another version has other tables: once it is of this one, all is well."""
+    for fault, way_out in (("link is down", "delete pod -n default a"), (f"{UNCOMPARED}: no set", "of this version")):
+        looked = seen(attachment("a", "10.0.0.1", faults=(fault,)))
+        (found,) = kernel.node_findings(cluster(HELD, pods=[RUNNING]), looked)
+        assert way_out in found.remedy
 
 
 FAULTY = attachment("a", "10.0.0.1", faults=("link is down",))
