@@ -62,9 +62,10 @@ def wipe(places: Places, socket: RouteSocket) -> list[str]:
         else:
             continue
         removed.append(str(path))
-    with contextlib.suppress(FileNotFoundError):
-        places.socket.unlink()
-        removed.append(str(places.socket))
+    for path in (places.socket, places.socket.with_name("debug.sock")):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            removed.append(str(path))
     return removed
 
 

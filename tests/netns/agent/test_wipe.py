@@ -82,6 +82,7 @@ def test_nothing_of_ours_is_left(world: Any, tools: Any) -> None:
     for name, lines in before.items():
         assert after[name] == lines, (name, set(lines) ^ set(after[name]))
     assert sorted(path.name for path in (node.folder / "state").iterdir()) == []
+    assert not list((node.folder / "run").glob("*.sock"))
     assert of_node(node, wipe.wipe) == []
     assert of_node(node, wipe.users) == []
 
