@@ -88,6 +88,7 @@ class Plan:
 
     steps: tuple[Step, ...] = ()
     foreign: tuple[Path, ...] = ()
+    spools: bool = False  # the folder is needed in which the executable keeps what it could not tell the agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def plan_install(shim: bytes, text: str, places: Places, *, replace: bool = Fals
     steps.append(Step(places.manifest, (json.dumps(served, indent=2) + "\n").encode(), 0o644))
     steps.append(Step(places.listing, text.encode(), 0o644))
     needed = [step for step in steps if step.content is None or not _holds(step.path, step.content, step.mode)]
-    return Plan(tuple(needed), tuple(foreign))
+    return Plan(tuple(needed), tuple(foreign), spools=True)
 
 
 def install(
@@ -185,7 +186,8 @@ def install(
 
 def apply(plan: Plan, places: Places) -> list[Path]:
     """Do the steps; the paths that changed. Raises OSError; what was done till then is whole."""
-    make_directory(places.spool, 0o700)
+    if plan.spools:
+        make_directory(places.spool, 0o700)
     return [step.path for step in plan.steps if _do(step)]
 
 

@@ -64,7 +64,9 @@ def test_install_and_uninstall(places: Places, shim: Path) -> None:
     gone = install.uninstall(places)
     assert gone[0] == places.listing
     assert files(places.bin_dir) == files(places.conf_dir) == []
+    places.spool.rmdir()
     assert install.uninstall(places) == []
+    assert not places.spool.exists(), "a node that was cleaned stays clean"
 
 
 def test_roles_are_one_file(places: Places, shim: Path) -> None:
