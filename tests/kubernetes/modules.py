@@ -105,6 +105,7 @@ MODULES = (
         "sigs.k8s.io/cri-tools",
         link="-X sigs.k8s.io/cri-tools/pkg/version.Version=$VERSION",
     ),
+    Module("flannel", {"flannel": f"{_PLUGINS}/plugins/meta/flannel"}, _PLUGINS),
     Module("ocicni", {"ocicni": "."}, "github.com/cri-o/ocicni"),
     Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, "helm.sh/helm/v4"),
 )

@@ -432,7 +432,11 @@ def watched(
         harm(site, seconds)
         site.ready()
         time.sleep(1)
-    until("no address is left over, and none is missing", lambda: addresses_agree(site))
+    try:
+        until("no address is left over, and none is missing", lambda: addresses_agree(site))
+    except AssertionError as error:
+        error.add_note(site.counts["addresses"])
+        raise
     del site.counts["addresses"]
     result = {"series": series, "harm for s": seconds, **site.counts, "probes": seen, "knocks": knocks}
     folder = _ROOT / "build/soak"
