@@ -125,7 +125,7 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`subject` are the pods it governs. A direction that it does not govern is None, one in which it has no rule is
-    (). Within a tier policies go by (order, name/namespace/kind). `staged` ones are calculated and counted, never
+    (). Within a tier policies go by (order, name/namespace/kind). `staged` ones are calculated, never
     enforced. `problems` say in words what of it is not honoured."""
 
     key: PolicyKey

@@ -292,7 +292,7 @@ def _tier(one: Written, scene: Scene) -> Iterator[Finding]:
 def _not_enforced(one: Written, scene: Scene) -> Iterator[Finding]:
     if one.parts.staged:
         yield one.finding(
-            HINT, "not enforced", "kind", "a staged policy is calculated and counted, never enforced",
+            HINT, "not enforced", "kind", "a staged policy is calculated, never enforced",
             f"Write kind {one.parts.kind.removeprefix('Staged')} to enforce it",
         )  # fmt: skip
 
