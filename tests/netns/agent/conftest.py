@@ -69,8 +69,10 @@ class Namespace:
         return listener
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        """Again is fine: by then the descriptor's number may be somebody else's."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
         self._holder.kill()
         self._holder.wait()
 

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 from podwire.ipam import blocks
-from podwire.model.gvr import IPAMBLOCKS, NODES, PODS
+from podwire.model.gvr import IPAMBLOCKS, NAMESPACES, NODES, PODS
 
 POD_IP = "cni.projectcalico.org/podIP"
 
@@ -38,6 +38,7 @@ def held(world: Any) -> dict[str, str]:
 def test_what_an_agent_says_of_node_and_pods(world: Any, tools: Any) -> None:
     node = world.nodes[0]
     body = {"metadata": {"name": "web"}, "spec": {"nodeName": node.name}, "status": {"phase": "Running"}}
+    world.api.do(world.api.fake.create(NAMESPACES, {"metadata": {"name": "default"}}))
     world.api.do(world.api.fake.create(PODS, body, "default"))
     tools.until("the condition", lambda: network_up(world, node.name))
     pod = node.pod("web").add()
