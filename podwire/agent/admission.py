@@ -90,7 +90,8 @@ class Admission:
 
     def admit(self, endpoint: Endpoint) -> None:
         """In one transaction. Raises KernelError."""
-        with self._guard, self._along(endpoint.interface) as (drops, puts):
+        # policy first: it may have to wait, and nobody shall wait here for somebody who waits there
+        with self._along(endpoint.interface) as (drops, puts), self._guard:
             self._members[endpoint.interface] = endpoint
             self._sockets().update(drops=drops, puts={**_by_set(nft_admission.rows(endpoint)), **puts})
 

@@ -124,14 +124,16 @@ class PolicyGate:
 
     @contextmanager
     def _alone(self, engine: PolicyEngine) -> Iterator[None]:
-        """The engine may be at work."""
-        if not engine.guard.acquire(blocking=False):
-            with self._turns.waiting():
-                engine.guard.acquire()
-        try:
-            yield
-        finally:
-            engine.guard.release()
+        """The engine may be at work. Who had to wait goes on without a turn: to wait for one with the engine held
+        would hold up all who have theirs."""
+        if engine.guard.acquire(blocking=False):
+            try:
+                yield
+            finally:
+                engine.guard.release()
+        else:
+            with self._turns.waiting(), engine.guard:
+                yield
 
     def bind(self, record: Attachment) -> None:
         """In a transaction of its own, for what the guard admits. Raises KernelError."""
