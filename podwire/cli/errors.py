@@ -23,6 +23,6 @@ def reported() -> Iterator[None]:
     try:
         yield
     except (LabError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(str(error) or type(error).__name__) from error  # a timeout has no words
     except PlanError as error:
         raise BadInput(str(error)) from error
